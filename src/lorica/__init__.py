@@ -1,0 +1,1 @@
+"""Lorica: fine-tune language models with low-rank adapters."""

@@ -1,0 +1,14 @@
+"""Fixtures shared by all tests: the optional material beside the repository and a tiny model made on the spot."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real models and data beside the repository; tests that need it skip where it is absent."""
+    folder = Path(__file__).resolve().parents[1].parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("needs ../shared (real models and data), which a clone of the repository does not have")
+    return folder
