@@ -1,0 +1,29 @@
+"""What is wrong with a configuration: every problem at once, each with the place it was written."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault: where it was written (file:line:column or "command line"), the dotted key, and what to do."""
+
+    place: str
+    key: str
+    message: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.place, f"{self.key}:" if self.key else "", self.message) if part)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; `problems` lists every fault found and `str()` is the readable report."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        assert problems, "a ConfigError needs a problem"
+        self.problems = problems
+        super().__init__(self._report())
+
+    def _report(self) -> str:
+        if len(self.problems) == 1:
+            return str(self.problems[0])
+        return "\n".join([f"The configuration has {len(self.problems)} problems:", *(f"  {p}" for p in self.problems)])
