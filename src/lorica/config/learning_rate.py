@@ -1,8 +1,8 @@
 """The learning rate when the user gives none: from the width of the model.
 
-Thinking Machines' published rule (tinker-cookbook, `hyperparam_utils.py`) for LoRA with AdamW. It was calibrated on Llama
-and Qwen only; for any other model it is a starting point, and the reason says so. Full fine-tuning takes a tenth: the
-best LoRA rate was measured to be about ten times the best full one ("LoRA Without Regret", 2025).
+Thinking Machines' published rule (tinker-cookbook, `hyperparam_utils.py`) for LoRA with AdamW. It was calibrated on
+Llama and Qwen only; for any other model it is a starting point, and the reason says so. Full fine-tuning takes a tenth:
+the best LoRA rate was measured to be about ten times the best full one ("LoRA Without Regret", 2025).
 """
 
 from typing import Literal

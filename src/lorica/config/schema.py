@@ -5,9 +5,11 @@ a result. The LoRA fields keep PEFT's names. Types are strict (no text where a n
 are frozen, unknown keys are refused. Paths are relative to the working directory.
 """
 
-from typing import Annotated, Literal
+from operator import attrgetter
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 Auto = Literal["auto"]
 Text = Annotated[str, Field(min_length=1)]
@@ -37,7 +39,9 @@ class ModelConfig(Section):
     dtype: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Precision of the base; auto is bf16 where the hardware multiplies it natively, else fp32"
     )
-    weights: Literal["as-is"] = Field("as-is", description="How the base is held in memory; as-is is what the files hold")
+    weights: Literal["as-is"] = Field(
+        "as-is", description="How the base is held in memory; as-is is what the files hold"
+    )
 
 
 class DataConfig(Section):
@@ -59,7 +63,7 @@ class DataConfig(Section):
 
 
 class LoraConfig(Section):
-    """The adapter, in PEFT's names: adds scale * B A x, where scale is alpha / r, or alpha / sqrt(r) with use_rslora."""
+    """The adapter, in PEFT's names: it adds scale * B A x, with scale alpha / r, or alpha / sqrt(r) with use_rslora."""
 
     r: Rank = Field(32, description="Rank of the adapter matrices")
     alpha: Alpha = Field(32.0, description="Numerator of the scale")
@@ -67,7 +71,8 @@ class LoraConfig(Section):
         0.0, description="Probability of zeroing each input of the adapter while training"
     )
     target_modules: Text | Names = Field(
-        "all-linear", description="Modules to adapt: all-linear (all but the output layer), a regular expression, or names"
+        "all-linear",
+        description="Modules to adapt: all-linear (all but the output layer), a regular expression, or names",
     )
     exclude_modules: Text | Names | None = Field(
         None, description="Modules not to adapt, though targeted: a regular expression, or a list of names"
@@ -85,8 +90,8 @@ class LoraConfig(Section):
     use_dora: bool = Field(False, description="Weight-decomposed adapter: a trained magnitude a row (arXiv:2402.09353)")
     init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] | PissaIterations = Field(
         True,
-        description="First values of A and B: true is Kaiming-uniform A and zero B; false is both random; pissa and olora"
-        " split the base weight",
+        description="First values: true is Kaiming-uniform A and zero B; false is both random, for tests; pissa, olora and"
+        " pissa_niter_N (N iterations of a fast SVD) take them out of the base weight",
     )
     layers_to_transform: Index | Indices | None = Field(
         None, description="Only adapt these layers, by index from 0; null is all"
@@ -142,11 +147,15 @@ class EvaluateConfig(Section):
     held_out: Annotated[float, Field(gt=0, lt=1)] | Text = Field(
         "auto", description="Held-out rows: a share of the data (above 0, below 1), a file of rows, or auto"
     )
-    every: Count | None = Field(None, description="Steps between evaluations while training; null is only before and after")
+    every: Count | None = Field(
+        None, description="Steps between evaluations while training; null is only before and after"
+    )
     metric: Metric | Annotated[list[Metric], Field(min_length=1)] | None = Field(
         None, description="Task metric on generated answers: a name, your own Python module:function, or a list of them"
     )
-    max_new_tokens: Annotated[int, Field(ge=1, le=10**6)] = Field(128, description="Longest generated answer, in tokens")
+    max_new_tokens: Annotated[int, Field(ge=1, le=10**6)] = Field(
+        128, description="Longest generated answer, in tokens"
+    )
     generate_rows: Count = Field(200, description="At most this many held-out rows are answered for the metric")
     forgetting: Text | None = Field(
         "auto", description="Text file whose loss shows what was forgotten; auto is a small bundled one, null is none"
@@ -157,14 +166,18 @@ class EvaluateConfig(Section):
 class SystemConfig(Section):
     """How the result is computed. Nothing here can change it."""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="Where to compute; auto takes the fastest")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="Where to compute; auto takes the fastest"
+    )
     tokens_per_microbatch: Count | Auto = Field("auto", description="Tokens in one forward and backward pass")
     checkpointing: Literal["auto", "none", "full"] = Field(
         "auto", description="Recompute activations in the backward pass instead of keeping them: less memory, more time"
     )
     threads: Annotated[int, Field(ge=1, le=4096)] | Auto = Field("auto", description="CPU threads of torch")
     checkpoint_every: Count | Auto = Field("auto", description="Steps between checkpoints that a run can resume from")
-    keep_checkpoints: Annotated[int, Field(ge=1, le=10_000)] = Field(2, description="How many newest checkpoints are kept")
+    keep_checkpoints: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        2, description="How many newest checkpoints are kept"
+    )
     trackers: list[Literal["wandb", "trackio", "tensorboard"]] = Field(
         default_factory=list, description="Where metrics go besides the run folder"
     )
@@ -181,12 +194,42 @@ class RunConfig(Section):
     model: Annotated[ModelConfig, BeforeValidator(path_as_section, json_schema_input_type=ModelConfig | Text)] = Field(
         description="The frozen base model: a path, a hub id, or a section"
     )
-    data: Annotated[
-        DataConfig, BeforeValidator(path_as_section, json_schema_input_type=DataConfig | Text | Names)
-    ] = Field(description="The training rows: a file, a list of files, or a section")
+    data: Annotated[DataConfig, BeforeValidator(path_as_section, json_schema_input_type=DataConfig | Text | Names)] = (
+        Field(description="The training rows: a file, a list of files, or a section")
+    )
     out: Text | None = Field(None, description="Folder of the run; null is runs/<model>-<data>-<time>")
     method: Literal["lora", "full"] = Field("lora", description="Train an adapter, or every weight of the model")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="The adapter")
     train: TrainConfig = Field(default_factory=TrainConfig, description="The optimisation")
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig, description="The comparison of before and after")
     system: SystemConfig = Field(default_factory=SystemConfig, description="How it is computed; never changes a result")
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "model": ModelConfig,
+    "data": DataConfig,
+    "lora": LoraConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "system": SystemConfig,
+}
+ALTERNATIVE_NAMES = {"lora.lora_alpha": "lora.alpha", "lora.lora_dropout": "lora.dropout"}
+
+
+def _leaves() -> dict[str, FieldInfo]:
+    """Every setting by its dotted key, in the order of the schema."""
+    found: dict[str, FieldInfo] = {}
+    for name, field in RunConfig.model_fields.items():
+        if name in SECTIONS:
+            found |= {f"{name}.{leaf}": info for leaf, info in SECTIONS[name].model_fields.items()}
+        else:
+            found[name] = field
+    return found
+
+
+LEAVES = _leaves()
+
+
+def value_of(config: RunConfig, key: str) -> Any:
+    """The value of a dotted key, such as `train.lr`."""
+    return attrgetter(key)(config)

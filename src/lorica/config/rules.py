@@ -1,0 +1,164 @@
+"""Rules between settings, in one table: what has no effect, and what contradicts.
+
+A setting without effect is refused when somebody gives it, and left out of the written configuration otherwise, so
+nothing a user writes is quietly ignored.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lorica.config.schema import LEAVES, RunConfig, value_of
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When `applies`, the settings in `unused` have no effect; with none there, the settings it `reads` contradict."""
+
+    name: str
+    reads: tuple[str, ...]
+    applies: Callable[[RunConfig], bool]
+    message: str
+    unused: tuple[str, ...] = ()
+
+
+def _keys(section: str, *but: str) -> tuple[str, ...]:
+    return tuple(key for key in LEAVES if key.startswith(f"{section}.") and key not in but)
+
+
+def _regular_expressions(config: RunConfig) -> list[str]:
+    lora = config.lora
+    modules = [value for value in (lora.target_modules, lora.exclude_modules) if isinstance(value, str)]
+    return [*modules, *lora.rank_pattern, *lora.alpha_pattern]
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def _takes_from_weight(config: RunConfig) -> bool:
+    return str(config.lora.init_lora_weights).startswith(("pissa", "olora"))
+
+
+def _targets_and_saves(config: RunConfig) -> bool:
+    targets = config.lora.target_modules
+    return isinstance(targets, list) and bool(set(targets) & set(config.lora.modules_to_save or []))
+
+
+def _expression_targets(config: RunConfig) -> bool:
+    targets = config.lora.target_modules
+    return isinstance(targets, str) and targets != "all-linear"
+
+
+RULES = (
+    Rule(
+        "full-trains-no-adapter",
+        reads=("method",),
+        applies=lambda config: config.method == "full",
+        unused=(*_keys("lora"), "train.loraplus_lr_ratio"),
+        message="has no effect with method: full, which trains no adapter; remove it, or set method: lora",
+    ),
+    Rule(
+        "steps-or-epochs",
+        reads=("train.steps",),
+        applies=lambda config: config.train.steps is not None,
+        unused=("train.epochs",),
+        message="has no effect when train.steps is given; keep one of the two",
+    ),
+    Rule(
+        "no-evaluation",
+        reads=("evaluate.enabled",),
+        applies=lambda config: not config.evaluate.enabled,
+        unused=(*_keys("evaluate", "evaluate.enabled"), "train.early_stopping"),
+        message="has no effect with evaluate.enabled: false; remove it, or enable evaluation",
+    ),
+    Rule(
+        "no-metric",
+        reads=("evaluate.metric", "evaluate.enabled"),
+        applies=lambda config: config.evaluate.enabled and config.evaluate.metric is None,
+        unused=("evaluate.generate_rows",),
+        message="has no effect without evaluate.metric; name a metric, or remove it",
+    ),
+    Rule(
+        "nothing-generated",
+        reads=("evaluate.metric", "evaluate.samples", "evaluate.enabled"),
+        applies=lambda config: (
+            config.evaluate.enabled and config.evaluate.metric is None and config.evaluate.samples == 0
+        ),
+        unused=("evaluate.max_new_tokens",),
+        message="has no effect when nothing is generated; name an evaluate.metric, or set evaluate.samples above 0",
+    ),
+    Rule(
+        "pattern-of-all-layers",
+        reads=("lora.layers_to_transform", "method"),
+        applies=lambda config: config.method == "lora" and config.lora.layers_to_transform is None,
+        unused=("lora.layers_pattern",),
+        message="has no effect without lora.layers_to_transform; say which layers, or remove it",
+    ),
+    Rule(
+        "template-for-plain-text",
+        reads=("data.format",),
+        applies=lambda config: config.data.format == "text",
+        unused=("data.chat_template",),
+        message="has no effect with data.format: text, which renders no conversations; remove one of the two",
+    ),
+    Rule(
+        "early-stopping-needs-evaluations",
+        reads=("train.early_stopping", "evaluate.every", "evaluate.enabled"),
+        applies=lambda config: (
+            config.evaluate.enabled and config.train.early_stopping is not None and config.evaluate.every is None
+        ),
+        message="early stopping counts evaluations while training; set evaluate.every to a number of steps",
+    ),
+    Rule(
+        "dora-needs-plain-start",
+        reads=("lora.use_dora", "lora.init_lora_weights"),
+        applies=lambda config: config.lora.use_dora and _takes_from_weight(config),
+        message="use_dora cannot be combined with init_lora_weights pissa or olora now; set one of them to its default",
+    ),
+    Rule(
+        "expression-chooses-layers",
+        reads=("lora.layers_to_transform", "lora.target_modules"),
+        applies=lambda config: config.lora.layers_to_transform is not None and _expression_targets(config),
+        message="layers_to_transform does not go with a regular expression in lora.target_modules; "
+        "choose the layers in the expression, or list the modules by name",
+    ),
+    Rule(
+        "adapted-or-saved-whole",
+        reads=("lora.modules_to_save", "lora.target_modules"),
+        applies=_targets_and_saves,
+        message="modules_to_save and target_modules name the same module; train it whole or adapt it, not both",
+    ),
+    Rule(
+        "patterns-compile",
+        reads=("lora.target_modules", "lora.exclude_modules", "lora.rank_pattern", "lora.alpha_pattern"),
+        applies=lambda config: not all(map(_compiles, _regular_expressions(config))),
+        message="a pattern of module names that is not a valid regular expression; check its brackets and escapes",
+    ),
+    Rule(
+        "warmup-share-or-steps",
+        reads=("train.warmup",),
+        applies=lambda config: config.train.warmup >= 1 and not config.train.warmup.is_integer(),
+        message="neither a share nor a number of steps; allowed: below 1 as a share of all steps, or a whole number",
+    ),
+    Rule(
+        "warmup-within-steps",
+        reads=("train.warmup", "train.steps"),
+        applies=lambda config: config.train.steps is not None and config.train.warmup > config.train.steps,
+        message="the warm-up is longer than train.steps; make it shorter, or train for more steps",
+    ),
+)
+
+
+def unused_settings(config: RunConfig) -> dict[str, str]:
+    """The settings without effect in this configuration, and why."""
+    return {key: rule.message for rule in reversed(RULES) if rule.applies(config) for key in rule.unused}
+
+
+def is_use(config: RunConfig, key: str) -> bool:
+    """Whether giving this value asks for something: null where null is the default anyway does not."""
+    return value_of(config, key) is not None or LEAVES[key].default is not None
