@@ -1,7 +1,7 @@
 """Reads a YAML or JSON file into plain values, and remembers the line and column of each.
 
-PyYAML follows YAML 1.1, where `3e-4` is text, `no` is false, `010` is eight and `1:30` is ninety. Here the plain scalars
-follow YAML 1.2's core schema instead. Anchors and tags are refused: a configuration says each value where it stands.
+PyYAML follows YAML 1.1, where `3e-4` is text, `no` is false, `010` is eight and `1:30` is ninety. Here the plain
+scalars follow YAML 1.2's core schema instead. Anchors and tags are refused: a configuration says each value where it stands.
 """
 
 import json
@@ -53,7 +53,7 @@ class CoreLoader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()  # type: ignore[no-untyped-call]
+        event = self.peek_event()
         if getattr(event, "anchor", None) is not None:
             raise yaml.MarkedYAMLError(problem="an anchor or alias; write the value", problem_mark=event.start_mark)
         if self.depth > DEEPEST:
@@ -137,7 +137,7 @@ def _text(path: Path) -> str:
 
 
 def _json_document(text: str, name: str) -> Document:
-    """JSON's own reader gives the values, since YAML's does not join escaped surrogate pairs; YAML's gives the places."""
+    """The values by JSON's own reader, since YAML's does not join escaped surrogate pairs; the places by YAML's."""
     try:
         values = json.loads(text) if text.strip() else None
     except json.JSONDecodeError as error:
@@ -203,7 +203,7 @@ def _entries(node: yaml.MappingNode, path: KeyPath, document: Document) -> Itera
         yield key, value_node
 
 
-def _scalar(text: str, tag: str) -> None | bool | int | float | str:
+def _scalar(text: str, tag: str) -> bool | int | float | str | None:
     if tag not in PLAIN_SCALARS or not PLAIN_SCALARS[tag][0].match(text):
         return text
     if tag == "null":

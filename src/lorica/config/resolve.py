@@ -1,10 +1,10 @@
 """From what was given to the whole configuration: checked, completed with defaults, and every value with its origin."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from reprlib import Repr
 from typing import Any
 
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ REQUIRED = {
     "model.path": "required and not given; add `model: PATH`, a directory or hub id, or --model PATH",
     "data.path": "required and not given; add `data: ROWS.jsonl`, or --data ROWS.jsonl",
 }
-short = Repr(maxlevel=2, maxdict=3, maxlist=4, maxstring=60, maxother=60)
+LONGEST_VALUE = 80
 
 
 @dataclass(frozen=True)
@@ -123,9 +123,14 @@ def _key(location: tuple[str | int, ...]) -> str:
 def _value_fault(key: str, setting: Setting | None, source: str) -> Problem:
     if setting is None:
         return Problem(source, key.removesuffix(".path"), REQUIRED[key])
-    got = "null" if setting.value is None else short.repr(setting.value)
-    message = f"got {got}; allowed: {allowed(key)}{about_value(key, setting.value)}"
+    message = f"got {_shown(setting.value)}; allowed: {allowed(key)}{about_value(key, setting.value)}"
     return Problem(setting.place, setting.spelt, message)
+
+
+def _shown(value: Any) -> str:
+    """A value as a file would hold it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _rule_faults(config: RunConfig, settings: Settings, faults: Mapping[str, Problem]) -> list[Problem]:

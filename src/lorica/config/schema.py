@@ -90,7 +90,7 @@ class LoraConfig(Section):
     use_dora: bool = Field(False, description="Weight-decomposed adapter: a trained magnitude a row (arXiv:2402.09353)")
     init_lora_weights: bool | Literal["gaussian", "pissa", "olora"] | PissaIterations = Field(
         True,
-        description="First values: true is Kaiming-uniform A and zero B; false is both random, for tests; pissa, olora and"
+        description="First values: true is Kaiming-uniform A and zero B; false is both random; pissa, olora and"
         " pissa_niter_N (N iterations of a fast SVD) take them out of the base weight",
     )
     layers_to_transform: Index | Indices | None = Field(

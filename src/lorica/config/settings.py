@@ -1,4 +1,4 @@
-"""What somebody gave, flat: dotted key -> value, with the place it was written. Shorthands and second names end here."""
+"""What somebody gave, flat: dotted key to value, with the place it was written. Shorthands and second names end here."""
 
 import os
 import re
