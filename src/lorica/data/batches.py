@@ -1,0 +1,66 @@
+"""Microbatches: whole documents laid end to end in one row, with the positions whose prediction is trained.
+
+One row without padding, and `position_ids` that restart at every document: transformers reads the restarts and keeps
+attention inside each document. Only supervised positions reach the vocabulary projection, which is where most of the
+memory of a small fine-tune would otherwise go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lorica.data.examples import Example
+from lorica.data.packing import pack
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some documents packed into one row.
+
+    Shapes: `input_ids` and `position_ids` (1, tokens) int64; `predict_at`, `labels` and `owners` (supervised,) int64;
+    `weights` (supervised,) float32. `predict_at[k]` is the position whose next token, `labels[k]`, is supervised with
+    `weights[k]` and belongs to document `members[owners[k]]`. `members` are indices into the examples that were
+    packed, in row order.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    predict_at: Tensor
+    labels: Tensor
+    weights: Tensor
+    owners: Tensor
+    members: list[int]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on `device`."""
+        return Batch(*(value.to(device) if isinstance(value, Tensor) else value for value in vars(self).values()))
+
+
+def microbatches(examples: list[Example], capacity: int) -> list[Batch]:
+    """Packs `examples` into rows of at most `capacity` tokens; an example longer than that gets a row of its own."""
+    return [_join(examples, members) for members in pack([len(e.input_ids) for e in examples], capacity)]
+
+
+def _join(examples: list[Example], members: list[int]) -> Batch:
+    documents = [examples[member] for member in members]
+    ids = _integers(token for document in documents for token in document.input_ids)
+    weights = torch.tensor([weight for document in documents for weight in document.weights], dtype=torch.float32)
+    owners = _integers(owner for owner, document in enumerate(documents) for _ in document.input_ids)
+    supervised = weights.nonzero().squeeze(1)
+    return Batch(
+        input_ids=ids.unsqueeze(0),
+        position_ids=_integers(i for document in documents for i in range(len(document.input_ids))).unsqueeze(0),
+        predict_at=supervised - 1,
+        labels=ids[supervised],
+        weights=weights[supervised],
+        owners=owners[supervised],
+        members=members,
+    )
+
+
+def _integers(values: Iterable[int]) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int64)
