@@ -73,6 +73,8 @@ def _list(schema: JsonSchema) -> str:
 
 
 def _range(schema: JsonSchema) -> str:
-    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    if {"minimum", "maximum"} <= schema.keys():
+        return f" from {schema['minimum']:,} to {schema['maximum']:,}"
+    words = {"minimum": "of at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
     bounds = [f"{word} {schema[name]:,}" for name, word in words.items() if name in schema]
     return f" {' and '.join(bounds)}" if bounds else ""

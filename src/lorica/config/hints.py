@@ -80,6 +80,8 @@ def unknown_key(key: str) -> str:
         return f"unknown key; {OTHER_TOOLS[name]}"
     if suggestion := nearest_key(section, name):
         return f"unknown key; did you mean {suggestion}?"
+    if foreign := get_close_matches(name, OTHER_TOOLS, n=1, cutoff=0.8):
+        return f"unknown key; {OTHER_TOOLS[foreign[0]]}"
     if section in SECTIONS:
         return f"unknown key; {section} has {', '.join(SECTIONS[section].model_fields)}"
     return f"unknown key; allowed here: {', '.join(RunConfig.model_fields)}"

@@ -1,7 +1,8 @@
 """Reads a YAML or JSON file into plain values, and remembers the line and column of each.
 
 PyYAML follows YAML 1.1, where `3e-4` is text, `no` is false, `010` is eight and `1:30` is ninety. Here the plain
-scalars follow YAML 1.2's core schema instead. Anchors and tags are refused: a configuration says each value where it stands.
+scalars follow YAML 1.2's core schema instead. Anchors and tags are refused: a configuration says each value where it
+stands.
 """
 
 import json

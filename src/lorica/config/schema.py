@@ -129,7 +129,7 @@ class TrainConfig(Section):
         (0.9, 0.999), description="Decay of AdamW's running mean and of its running mean of squares, a step"
     )
     eps: Annotated[float, Field(gt=0, le=1)] = Field(1e-8, description="Term that keeps AdamW's division finite")
-    max_grad_norm: Annotated[float, Field(gt=0, le=1e6)] | None = Field(
+    max_grad_norm: Annotated[float, Field(gt=0, le=10**6)] | None = Field(
         1.0, description="Largest norm of a step's gradient, clipped beyond it; null never clips"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(

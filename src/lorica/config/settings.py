@@ -1,4 +1,4 @@
-"""What somebody gave, flat: dotted key to value, with the place it was written. Shorthands and second names end here."""
+"""What somebody gave, by dotted key, with the place it was written. Shorthands and second names end here."""
 
 import os
 import re
@@ -45,14 +45,14 @@ def flatten(document: Document) -> tuple[Settings, list[Problem]]:
     for path, value in _entries(document, problems):
         spelt = dotted(path)
         key = ALTERNATIVE_NAMES.get(spelt, spelt)
-        place = document.key_places.get(path, document.name)
+        place = _place(document.key_places, path, document)
         if key not in LEAVES or len(path) != (2 if "." in key else 1):
             problems.append(Problem(place, spelt, unknown_key(spelt)))
         elif key in settings:
             message = f"another name of {settings[key].spelt}, which is given too; keep one"
             problems.append(Problem(place, spelt, message))
         else:
-            settings[key] = Setting(value, spelt, _value_place(document, path), _origin(place))
+            settings[key] = Setting(value, spelt, _place(document.value_places, path, document), _origin(place))
     return settings, problems
 
 
@@ -67,7 +67,7 @@ def _entries(document: Document, problems: list[Problem]) -> list[tuple[KeyPath,
             entries += [((name, key), value) for key, value in section.items()]
         elif section is not None:
             message = f"a single value, {given!r}; expected a mapping such as `{name}: {{{_first_key(name)}: ...}}`"
-            problems.append(Problem(_value_place(document, (name,)), name, message))
+            problems.append(Problem(_place(document.value_places, (name,), document), name, message))
     return entries
 
 
@@ -75,9 +75,9 @@ def _first_key(section: str) -> str:
     return next(iter(SECTIONS[section].model_fields))
 
 
-def _value_place(document: Document, path: KeyPath) -> str:
-    """Where the value stands; that of `model: PATH` stands at `model`."""
-    return document.value_places.get(path) or document.value_places.get(path[:1]) or document.name
+def _place(places: Mapping[KeyPath, str], path: KeyPath, document: Document) -> str:
+    """Where a key or value stands; those of the shorthand `model: PATH` stand at `model`."""
+    return places.get(path) or places.get(path[:1]) or document.name
 
 
 def _origin(place: str) -> str:

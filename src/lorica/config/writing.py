@@ -24,7 +24,7 @@ def to_yaml(resolved: Resolved) -> str:
         section = here
         indent = "  " if here else ""
         if key in unused:
-            lines.append(f"{indent}# {name} {unused[key]}\n")
+            lines.append(f"{indent}# {name} {unused[key].partition(';')[0]}\n")
         else:
             value = _on_one_line(value_of(resolved.config, key))
             lines.append(f"{indent}{name}: {value}  # {_comment(resolved.origins[key])}\n")
