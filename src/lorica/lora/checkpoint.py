@@ -1,0 +1,197 @@
+"""Adapters on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
+
+Writing is byte-reproducible. Reading is strict: every tensor of the file is used, and every tensor of the adapter is in the
+file. The safetensors metadata carries the provenance; an adapter whose base is known refuses another base.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lorica.files import write_json, write_safetensors
+from lorica.lora.adapter import Adapter, check_finite
+from lorica.lora.attach import build
+from lorica.lora.layer import LoraEmbedding, LoraLayer
+from lorica.lora.peft_config import adapter_config, lora_config
+from lorica.lora.targets import Targets, find_targets
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_PREFIX = "base_model.model."
+_ROWS = ".token_adapter.trainable_tokens_delta"
+
+
+def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
+    """Write one lane of `adapter` into `folder`; returns the files. Each file is replaced in one step.
+
+    An adapter that did not start at zero (PiSSA, OLoRA) is written as the plain LoRA of rank 2r that it equals. Raises
+    ValueError if a tensor is not finite, OSError if the folder cannot be written.
+    """
+    check_finite(adapter, "not saved")
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = {"format": "pt", "lorica": json.dumps(adapter.provenance, sort_keys=True)}
+    write_safetensors(folder / WEIGHTS, adapter_tensors(adapter, lane), metadata)
+    write_json(folder / CONFIG, adapter_config(adapter))
+    return [folder / WEIGHTS, folder / CONFIG]
+
+
+def adapter_tensors(adapter: Adapter, lane: int = 0) -> dict[str, Tensor]:
+    """One lane's tensors under PEFT's names, fp32."""
+    tensors: dict[str, Tensor] = {}
+    for name, layer in adapter.layers.items():
+        down, up = layer.lora_A[lane], layer.lora_B[lane]
+        if layer.start_A is not None and layer.start_B is not None:
+            down = torch.cat([down, layer.start_A[lane]], 0)
+            up = torch.cat([up, -layer.start_B[lane]], 1)
+        key_a, key_b = _pair_keys(name, layer)
+        tensors[key_a], tensors[key_b] = down, up
+        if layer.magnitude is not None:
+            tensors[f"{_PREFIX}{name}.lora_magnitude_vector"] = layer.magnitude[lane]
+    for name, copied in adapter.copies.items():
+        tensors |= {f"{_PREFIX}{name}.{key}": value for key, value in copied.trained.named_parameters()}
+    for name, part in adapter.rows.items():
+        if isinstance(part.base, nn.Embedding):
+            tensors[f"{_PREFIX}{name}{_ROWS}"] = part.rows
+    return {key: tensor.detach() for key, tensor in tensors.items()}
+
+
+def _pair_keys(name: str, layer: LoraLayer) -> tuple[str, str]:
+    if isinstance(layer, LoraEmbedding):
+        return f"{_PREFIX}{name}.lora_embedding_A", f"{_PREFIX}{name}.lora_embedding_B"
+    return f"{_PREFIX}{name}.lora_A.weight", f"{_PREFIX}{name}.lora_B.weight"
+
+
+def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = False) -> Adapter:
+    """Attach the adapter in `folder` (Lorica's or PEFT's) to `model`, a torch module or what `lorica.load` returned.
+
+    Raises ValueError for a missing or damaged file, a pickle, a setting this version cannot honour, any missing, unexpected
+    or misshapen tensor, non-finite values, and another base than the one the adapter was trained on, unless
+    `allow_other_base`.
+    """
+    folder = Path(folder)
+    module = model if isinstance(model, nn.Module) else model.model
+    metadata, tensors = _read_weights(folder)
+    _check_base(folder, metadata, getattr(model, "hashes", {}), allow_other_base)
+    config = lora_config(read_json(folder / CONFIG), folder / CONFIG)
+    adapter = Adapter(module, config, provenance=metadata)
+    adapter.base_name = getattr(model, "name", None) or getattr(module, "name_or_path", None) or None
+    build(adapter, _targets(module, config, tensors, folder))
+    _fill(adapter, tensors, folder)
+    return adapter.train()
+
+
+def load_weights(adapter: Adapter, folder: Path, lane: int = 0) -> None:
+    """Read the weights in `folder` into an attached adapter of the same shape. Strict as `load_adapter`."""
+    metadata, tensors = _read_weights(folder)
+    _check_base(folder, metadata, adapter.provenance, allow_other_base=False)
+    _fill(adapter, tensors, folder, lane=lane)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises ValueError saying what is wrong with the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing; {path.parent} is no adapter folder in PEFT's format.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); the file is damaged.") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, where a JSON object belongs.")
+    return value
+
+
+def _read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        pickles = [file.name for file in folder.glob("adapter_model.*") if file.suffix in (".bin", ".pt", ".pth")]
+        if pickles:
+            raise ValueError(
+                f"{folder} holds {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads safetensors only. "
+                "Load it once in PEFT, where you trust it, and save it again with save_pretrained(safe_serialization=True)."
+            )
+        raise ValueError(f"{folder} holds no {WEIGHTS}; it is no adapter folder in PEFT's format.")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = json.loads((file.metadata() or {}).get("lorica", "{}"))
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it from a backup or train again.") from None
+
+
+def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], allow_other_base: bool) -> None:
+    trained_on, given = metadata.get("base"), hashes.get("base")
+    if trained_on and given and trained_on != given and not allow_other_base:
+        raise ValueError(
+            f"the adapter in {folder} was trained on a base whose weights hash to {trained_on[:12]}, but this base hashes to "
+            f"{given[:12]}. On other weights it computes something else. Load the base it was trained on, or pass "
+            "allow_other_base (on the command line --allow-other-base) if you know that the two are meant to be used together."
+        )
+
+
+def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: Path) -> Targets:
+    """The modules the config chooses, which must be those that the file holds tensors for."""
+    held = {key[len(_PREFIX) :].rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key}
+    modules = dict(model.named_modules())
+    strangers = sorted(name for name in held if name not in modules)
+    if strangers:
+        raise ValueError(
+            f"the adapter in {folder} adapts {strangers[0]} and {len(strangers) - 1} more modules that {type(model).__name__} "
+            "does not have; it belongs to another model."
+        )
+    wanted = config.target_modules
+    if isinstance(wanted, list):  # PEFT allows names that match nothing here, as long as one does
+        names = [name for name in wanted if any(m == name or m.endswith(f".{name}") for m in modules)]
+        config = config.model_copy(update={"target_modules": names})
+    return find_targets(model, config)
+
+
+def _fill(adapter: Adapter, tensors: dict[str, Tensor], folder: Path, lane: int = 0) -> None:
+    wanted = adapter_tensors(adapter, lane)
+    extra = {key for key in tensors.keys() - wanted.keys() if not _is_the_base(adapter, key, tensors[key])}
+    _check_keys(set(wanted) - tensors.keys(), extra, folder)
+    for key, target in wanted.items():
+        _check_shape(key, tensors[key], target, folder)
+        if not torch.isfinite(tensors[key]).all():
+            raise ValueError(f"{folder / WEIGHTS}: {key} holds NaN or infinite values; this adapter cannot be used.")
+    for key, target in wanted.items():
+        target.copy_(tensors[key])  # a view of the parameter, but for a pair with a start, which is a concatenation
+    for name, layer in adapter.layers.items():
+        if layer.start_A is not None:
+            key_a, key_b = _pair_keys(name, layer)
+            _halve(layer, tensors[key_a], tensors[key_b], lane)
+
+
+def _halve(layer: LoraLayer, down: Tensor, up: Tensor, lane: int) -> None:
+    """Put a saved rank-2r pair back into the trained half and the frozen start."""
+    assert layer.start_A is not None and layer.start_B is not None
+    layer.lora_A.data[lane].copy_(down[: layer.r])
+    layer.lora_B.data[lane].copy_(up[:, : layer.r])
+    layer.start_A[lane].copy_(down[layer.r :])
+    layer.start_B[lane].copy_(-up[:, layer.r :])
+
+
+def _is_the_base(adapter: Adapter, key: str, tensor: Tensor) -> bool:
+    """PEFT saves a copy of an adapted or resized embedding's base; fine if it is what this base has."""
+    name = key[len(_PREFIX) :].removesuffix(".weight").removesuffix(".base_layer")
+    part = adapter.layers.get(name) or adapter.rows.get(name)
+    base = part.base.weight if part is not None else None
+    return isinstance(base, Tensor) and base.shape == tensor.shape and torch.equal(base.cpu(), tensor.to(base.dtype))
+
+
+def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:
+    if not missing and not unexpected:
+        return
+    lists = [("misses", missing), ("has unexpectedly", unexpected)]
+    told = "; ".join(f"{verb} {len(keys)} tensors ({', '.join(sorted(keys)[:3])} ...)" for verb, keys in lists if keys)
+    raise ValueError(f"{folder / WEIGHTS} {told}. It does not belong to this model and {CONFIG}; nothing was loaded.")
+
+
+def _check_shape(key: str, found: Tensor, wanted: Tensor, folder: Path) -> None:
+    if found.shape != wanted.shape:
+        raise ValueError(
+            f"{folder / WEIGHTS}: {key} is {tuple(found.shape)}, expected {tuple(wanted.shape)} for this model and rank; "
+            "the adapter belongs to another base or its config was changed. Nothing was loaded."
+        )

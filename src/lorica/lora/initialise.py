@@ -1,0 +1,96 @@
+"""Where an adapter starts.
+
+Every layer draws from a generator seeded by (seed, lane, module name), so that a layer's start does not depend on which
+other layers are adapted or in which order.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from lorica.lora.layer import LoraEmbedding, LoraLayer
+from lorica.lora.weights import dense_weight
+
+Initialisation = bool | str
+
+
+def initialise(layer: LoraLayer, kind: Initialisation, seed: int, name: str) -> None:
+    """Fill `layer`'s pair in place.
+
+    `kind` is PEFT's `init_lora_weights`: True (Kaiming-uniform A, zero B), False (both random, for tests), "gaussian"
+    (A of standard deviation 1/r), "pissa" or "pissa_niter_N" (Meng et al. 2024, https://arxiv.org/abs/2404.02948), "olora"
+    (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775). Raises ValueError for any other.
+    """
+    for lane in range(layer.lanes):
+        generator = torch.Generator().manual_seed(_derived_seed(seed + lane, name))
+        down, up = _pair(layer, kind, generator)
+        with torch.no_grad():
+            layer.lora_A[lane].copy_(down)
+            layer.lora_B[lane].copy_(up)
+    if not isinstance(kind, bool) and kind != "gaussian":
+        layer.start_A, layer.start_B = layer.lora_A.detach().clone(), layer.lora_B.detach().clone()
+
+
+def _derived_seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
+
+
+def _pair(layer: LoraLayer, kind: Initialisation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    (_, r, inputs), (_, outputs, _) = layer.lora_A.shape, layer.lora_B.shape
+    if kind is True and isinstance(layer, LoraEmbedding):
+        return torch.zeros(r, inputs), torch.randn(outputs, r, generator=generator)
+    if kind is True:
+        return _kaiming(r, inputs, generator), torch.zeros(outputs, r)
+    if kind is False:
+        return _kaiming(r, inputs, generator), _kaiming(outputs, r, generator)
+    if kind == "gaussian":
+        return torch.randn(r, inputs, generator=generator) / r, torch.zeros(outputs, r)
+    if kind == "olora":
+        return _olora(layer)
+    if kind.startswith("pissa"):
+        return _pissa(layer, kind, generator)
+    raise ValueError(
+        f'init_lora_weights is "{kind}"; expected true, false, "gaussian", "pissa", "pissa_niter_N" or "olora".'
+    )
+
+
+def _kaiming(rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    # He et al. 2015 with a = sqrt(5), the start of torch's own linear layers and of PEFT's A: uniform in +-1/sqrt(columns).
+    return torch.empty(rows, columns).uniform_(-1, 1, generator=generator) / math.sqrt(columns)
+
+
+def _olora(layer: LoraLayer) -> tuple[Tensor, Tensor]:
+    q, r = torch.linalg.qr(dense_weight(layer.base).detach().float())
+    _check_rank(layer, q.shape[1])
+    return r[: layer.r], q[:, : layer.r]
+
+
+def _pissa(layer: LoraLayer, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    weight = dense_weight(layer.base).detach().float()
+    _check_rank(layer, min(weight.shape))
+    if kind == "pissa":
+        u, s, vt = torch.linalg.svd(weight, full_matrices=False)
+    else:
+        u, s, vt = _randomised_svd(weight, layer.r, int(kind.removeprefix("pissa_niter_")), generator)
+    root = (s[: layer.r] / layer.scale).sqrt()
+    return root[:, None] * vt[: layer.r], u[:, : layer.r] * root
+
+
+def _randomised_svd(weight: Tensor, rank: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Halko et al. 2011, algorithms 4.4 and 5.1, with our own generator (torch's svd_lowrank draws from the global one)."""
+    columns = min(rank + 8, *weight.shape)
+    basis = torch.linalg.qr(weight @ torch.randn(weight.shape[1], columns, generator=generator).to(weight.device)).Q
+    for _ in range(iterations):
+        basis = torch.linalg.qr(weight @ torch.linalg.qr(weight.t() @ basis).Q).Q
+    u, s, vt = torch.linalg.svd(basis.t() @ weight, full_matrices=False)
+    return basis @ u, s, vt
+
+
+def _check_rank(layer: LoraLayer, most: int) -> None:
+    if layer.r > most:
+        raise ValueError(
+            f"rank {layer.r} is more than the {most} directions that a weight of shape {tuple(dense_weight(layer.base).shape)} "
+            "has; PiSSA and OLoRA start from the weight's own directions. Use a smaller lora.r, or a rank_pattern for this layer."
+        )

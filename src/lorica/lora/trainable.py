@@ -1,0 +1,88 @@
+"""The parts of an adapter that are not low-rank: whole modules trained as copies, and single rows of the embedding.
+
+Both keep the frozen module beside what is trained, so the adapter can be switched off. Trained values are fp32 masters;
+the computation runs in the base's dtype.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+class TrainableCopy(nn.Module):
+    """A fully trained copy of one module (PEFT's `modules_to_save`)."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.trained = copy.deepcopy(base).float()
+        self.trained.requires_grad_(True)
+        self.enabled, self.merged = True, False
+        self.unmerged: dict[str, nn.Parameter] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name in ("base", "trained"):
+                raise
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.enabled or self.merged:
+            return self.base(*args, **kwargs)
+        dtypes = {name: parameter.dtype for name, parameter in self.base.named_parameters()}
+        cast = {name: parameter.to(dtypes[name]) for name, parameter in self.trained.named_parameters()}
+        return functional_call(self.trained, cast, args, kwargs)
+
+
+class TrainableRows(nn.Module):
+    """Some rows of an embedding, trained (PEFT's `trainable_token_indices`); for a tied head, the same rows as outputs.
+
+    `rows`: (number of tokens, dim) fp32, the new values themselves rather than differences, which is how PEFT stores them.
+    `tokens`: their sorted ids. A tied head is given the embedding's own `rows`, so that both stay one parameter.
+    """
+
+    tokens: Tensor
+    slots: Tensor
+
+    def __init__(self, base: nn.Module, tokens: list[int], rows: nn.Parameter | None = None) -> None:
+        super().__init__()
+        weight: Tensor = base.weight  # type: ignore[assignment]
+        self.base = base
+        self.register_buffer("tokens", torch.tensor(tokens, device=weight.device), persistent=False)
+        slots = torch.full((weight.shape[0],), -1, device=weight.device)
+        slots[self.tokens] = torch.arange(len(tokens), device=weight.device)
+        self.register_buffer("slots", slots, persistent=False)  # (vocabulary,): index into rows, or -1
+        self.rows = nn.Parameter(weight.detach()[self.tokens].float()) if rows is None else rows
+        self.enabled, self.merged = True, False
+        self.unmerged: dict[str, nn.Parameter] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base":
+                raise
+            return getattr(super().__getattr__("base"), name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.base(x)
+        if not self.enabled or self.merged:
+            return y
+        return self.embed(x, y) if isinstance(self.base, nn.Embedding) else self.project(x, y)
+
+    def embed(self, tokens: Tensor, y: Tensor) -> Tensor:
+        slots = self.slots[tokens]
+        rows = F.embedding(slots.clamp_min(0), self.rows).to(y.dtype)
+        factor = getattr(self.base, "embed_scale", None)  # Gemma multiplies the looked-up rows
+        if factor is not None:
+            rows = rows * torch.as_tensor(factor, dtype=rows.dtype, device=rows.device)
+        return torch.where(slots.unsqueeze(-1) >= 0, rows, y)
+
+    def project(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        return logits.index_copy(-1, self.tokens, F.linear(hidden, self.rows.to(hidden.dtype)))
