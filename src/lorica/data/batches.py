@@ -8,7 +8,7 @@ memory of a small fine-tune would otherwise go.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        return Batch(*(value.to(device) if isinstance(value, Tensor) else value for value in vars(self).values()))
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "members"}
+        return Batch(**{name: tensor.to(device) for name, tensor in tensors.items()}, members=self.members)
 
 
 def microbatches(examples: list[Example], capacity: int) -> list[Batch]:

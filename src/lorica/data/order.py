@@ -1,4 +1,4 @@
-"""Which rows a training step uses: a pure function of the step, so a resumed run needs no cursor but its step number."""
+"""Which rows a training step uses: a pure function of the step, so a resumed run needs no cursor but its step."""
 
 from __future__ import annotations
 

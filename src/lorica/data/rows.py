@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ class Row:
     values: dict[str, Any]
 
 
-def read_rows(path: str | list[str]) -> Iterator[Row]:
+def read_rows(path: str | Sequence[str]) -> Iterator[Row]:
     """Yields the rows of one file or several, in order; blank lines and a byte order mark are skipped.
 
     Raises:

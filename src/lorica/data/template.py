@@ -16,6 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lorica.data.messages import Conversation, Message
 
+# What a sandboxed template can raise: its own refusals, and the slips of code that meets a message it did not expect.
+REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+
 
 class ChatTemplate:
     """Renders conversations with the tokenizer's template, or with the one in the file `path`.
@@ -50,7 +53,7 @@ class ChatTemplate:
         """
         try:
             return self._render(conversation, messages, generate)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        except REFUSALS as error:
             if any(message.get("tool_calls") for message in messages):
                 return self._render_textual_arguments(conversation, messages, generate, error)
             raise _refusal(conversation, error) from error
@@ -70,7 +73,7 @@ class ChatTemplate:
         """Some templates concatenate a tool call's arguments, so they need JSON text where others need the object."""
         try:
             return self._render(conversation, [_with_textual_arguments(message) for message in messages], generate)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError, ArithmeticError):
+        except REFUSALS:
             raise _refusal(conversation, error) from error
 
 
@@ -91,7 +94,8 @@ def _refusal(conversation: Conversation, error: Exception) -> ValueError:
     roles = ", ".join(message["role"] for message in conversation.messages[:8])
     return ValueError(
         f"{conversation.source}: the chat template refuses this conversation (roles: {roles}): "
-        f"{type(error).__name__}: {error}. Change the row, or give another template with `data.chat_template`."
+        f"{type(error).__name__}: {str(error).rstrip('.')}. Change the row, or give another template with "
+        "`data.chat_template`."
     )
 
 

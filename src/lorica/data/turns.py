@@ -8,6 +8,7 @@ earlier reasoning, say) breaks that continuity, and such a turn gets a document 
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from lorica.data.messages import Conversation, Message
 from lorica.data.template import ChatTemplate
 
 MARK = "\ue000"  # a private character that no template writes: where a message's own text begins
+TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 WRITTEN = ("content", "reasoning", "reasoning_content", "thinking")
 
 
@@ -70,38 +72,54 @@ def _serve(template: ChatTemplate, conversation: Conversation, index: int, findi
     full = template.render(conversation, [*before, message])
     start = len(prompt)
     if not full.startswith(prompt):
-        start = _divergence(template, conversation, index, prompt, full)
+        start = _beginning(template, conversation, index, prompt, full)
         findings.add(
-            "generation prompt is not in the history",
+            "prompt is not in the finished turn",
             conversation.source,
-            f"The server's prompt ends with {prompt[start:]!r}, which the template leaves out of finished turns; the "
-            "turn is trained after it, as served.",
+            f"The server's prompt ends with {prompt[-30:]!r}, which the template does not repeat before a finished "
+            "turn; the turn is trained after the prompt, as served.",
         )
     completion = _up_to_stop(template, conversation, index, full, start, findings)
     _note_content(template, conversation.source, message, completion, findings)
     return Turn(prompt, completion, conversation.weights[index])
 
 
-def _divergence(template: ChatTemplate, conversation: Conversation, index: int, prompt: str, full: str) -> int:
-    """Where the turn begins in `full`, when `full` does not contain the whole generation prompt.
+def _beginning(template: ChatTemplate, conversation: Conversation, index: int, prompt: str, full: str) -> int:
+    """Where the turn begins in `full`, when `full` does not start with the server's prompt.
 
-    That is where the two part. A second rendering with marked content keeps text that a message happens to share with
-    the generation prompt from moving the point, and a special token is never split.
+    Either the template leaves the end of the generation prompt out of finished turns (an opened reasoning block, say),
+    and the turn begins where the two part; or it ends the history differently when a turn follows, and the turn begins
+    behind the whole generation prompt.
     """
-    before, message = conversation.messages[:index], conversation.messages[index]
-    marked = template.render(conversation, [*before, _marked(message)])
-    point = min(_common(prompt, full), _common(prompt, marked))
-    for text in (prompt, full):
-        for token in template.specials.finditer(text):
-            if token.start() < point < token.end():
-                point = token.start()
-    last = str(before[-1]["content"]).strip()
+    history = template.render(conversation, conversation.messages[:index])
+    if prompt.startswith(history) and prompt != history and not full.startswith(history):
+        generation_prompt = prompt[len(history) :]
+        found = full.find(generation_prompt, _common(history, full))
+        if found >= 0:
+            return found + len(generation_prompt)
+    point = _parting(template, conversation, index, prompt, full)
+    last = str(conversation.messages[index - 1]["content"]).strip()
     if last and prompt.rfind(last) + len(last) > point:
         raise ValueError(
-            f"{conversation.source}: the chat template renders the messages before turn {index} differently with and "
-            "without the generation prompt, so what a server would generate cannot be told. Give another template "
-            "with `data.chat_template`."
+            f"{conversation.source}: the chat template renders what comes before messages[{index}] differently with "
+            "and without the generation prompt, so what a server would generate cannot be told. Give another template with "
+            "`data.chat_template`."
         )
+    return point
+
+
+def _parting(template: ChatTemplate, conversation: Conversation, index: int, prompt: str, full: str) -> int:
+    """Where `prompt` and `full` part, moved back to the start of a tag or special token that the point would split.
+
+    A second rendering with marked content keeps text that a message happens to share with the generation prompt from
+    moving the point on.
+    """
+    marked = template.render(conversation, [*conversation.messages[:index], _marked(conversation.messages[index])])
+    point = min(_common(prompt, full), _common(prompt, marked))
+    for pattern in (template.specials, TAG):
+        for token in pattern.finditer(prompt):
+            if token.start() < point < token.end():
+                point = token.start()
     return point
 
 
@@ -171,9 +189,17 @@ def _note_content(template: ChatTemplate, source: str, message: Message, complet
             f"For example {token.group()!r}: the tokenizer reads it as the control token, and generation would end "
             "at a stop token.",
         )
-    if any(str(message.get(key) or "").strip() not in completion for key in WRITTEN):
+    missing = [text for text in _written(message) if text.strip() not in completion]
+    if missing:
         findings.add(
             "text left out by the template",
             source,
-            "Some of the assistant's text (its reasoning, say) is not in what the template renders, and is not trained.",
+            f"For example {missing[0]!r:.60}: it is in the assistant's message but not in what the server would have "
+            "to generate, so it is not trained.",
         )
+
+
+def _written(message: Message) -> list[str]:
+    """What the assistant wrote: its texts and the names of the functions it called."""
+    calls = [call.get("function", call) for call in message.get("tool_calls") or []]
+    return [str(message[key]) for key in WRITTEN if message.get(key)] + [str(call.get("name", "")) for call in calls]
