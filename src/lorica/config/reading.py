@@ -22,7 +22,7 @@ DEEPEST = 12
 PLAIN_SCALARS = {
     "null": (re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]),
     "bool": (re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")),
-    # 40 digits are beyond any setting, and Python refuses to convert very long ones.
+    # Python refuses to convert thousands of digits; more than 40 are no setting, and read as a float.
     "int": (re.compile(r"[-+]?[0-9]{1,40}$"), list("-+0123456789")),
     "float": (
         re.compile(

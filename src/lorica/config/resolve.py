@@ -93,7 +93,7 @@ def resolve(settings: Settings, problems: Sequence[Problem] = (), source: str = 
     config = RunConfig.model_validate(nest(values))
     found = [*problems, *faults.values(), *_rule_faults(config, sound, faults)]
     if found:
-        raise ConfigError(sorted(found, key=_reading_order))
+        raise ConfigError(sorted(found, key=lambda problem: _reading_order(problem, source)))
     origins = {key: settings[key].origin if key in settings else DEFAULT for key in LEAVES}
     return Resolved(config, origins)
 
@@ -145,6 +145,6 @@ def _rule_faults(config: RunConfig, settings: Settings, faults: Mapping[str, Pro
     return list(found.values())
 
 
-def _reading_order(problem: Problem) -> list[tuple[int, str]]:
-    """Problems of a file in the order of its lines."""
-    return [(int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", problem.place)]
+def _reading_order(problem: Problem, source: str) -> tuple[bool, list[int]]:
+    """The file's problems first, in the order of its lines."""
+    return not problem.place.startswith(source), [int(part) for part in re.findall(r":(\d+)", problem.place)]

@@ -185,7 +185,7 @@ class SystemConfig(Section):
 
 def path_as_section(value: object) -> object:
     """Expand the shorthand `model: PATH` or `data: [PATH, ...]` to `{path: ...}`."""
-    return {"path": value} if isinstance(value, str | list) else value
+    return value if value is None or isinstance(value, dict | Section) else {"path": value}
 
 
 class RunConfig(Section):
