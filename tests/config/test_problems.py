@@ -51,7 +51,9 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(report) -> None:
 
 
 def test_the_report_counts_and_is_a_value_error(write) -> None:
-    with pytest.raises(ValueError, match=r"^The configuration has 2 problems:\n  run\.yaml model: .*\n  run\.yaml:1:1 .*$"):
+    with pytest.raises(
+        ValueError, match=r"^The configuration has 2 problems:\n  run\.yaml model: .*\n  run\.yaml:1:1 .*$"
+    ):
         load(write("modle: m\ndata: d\n"))
 
 

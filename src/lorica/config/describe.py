@@ -30,11 +30,15 @@ def _allow_empty(properties: JsonSchema, section: str, required: bool) -> None:
 
 
 @cache
+def _models_schema() -> JsonSchema:
+    return RunConfig.model_json_schema()
+
+
 def schema_of(key: str) -> JsonSchema:
     """The JSON Schema of one setting."""
-    schema = RunConfig.model_json_schema()
     section, _, name = key.rpartition(".")
-    return (schema["$defs"][SECTIONS[section].__name__] if section else schema)["properties"][name]
+    owner: JsonSchema = _models_schema()["$defs"][SECTIONS[section].__name__] if section else _models_schema()
+    return dict(owner["properties"][name])
 
 
 def allowed(key: str) -> str:

@@ -49,8 +49,7 @@ def _parsed(key: str, text: str) -> Document:
     try:
         document = parse(text, COMMAND_LINE)
     except ConfigError as error:
-        message = re.sub(r"^cannot be read", f"the value {text!r} cannot be read", error.problems[0].message)
-        raise _refusal(key, message) from error
+        raise _refusal(key, f"the value {text!r} {error.problems[0].message}") from error
     document.problems = [Problem(COMMAND_LINE, key, problem.message) for problem in document.problems]
     return document
 
