@@ -1,1 +1,36 @@
-"""Lorica: fine-tune language models with low-rank adapters."""
+"""Lorica: fine-tune language models with low-rank adapters.
+
+The public Python API. Names are imported when they are first used, so that `import lorica` costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lorica.evaluate import evaluate
+    from lorica.lora import Adapter, attach, load_adapter
+    from lorica.models import Base, load
+    from lorica.run import RunResult, train
+
+__all__ = ["Adapter", "Base", "RunResult", "attach", "evaluate", "load", "load_adapter", "train"]
+
+_ROOMS = {
+    "Adapter": "lorica.lora",
+    "Base": "lorica.models",
+    "RunResult": "lorica.run",
+    "attach": "lorica.lora",
+    "evaluate": "lorica.evaluate",
+    "load": "lorica.models",
+    "load_adapter": "lorica.lora",
+    "train": "lorica.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(import_module(_ROOMS[name]), name)
+    raise AttributeError(f"module 'lorica' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

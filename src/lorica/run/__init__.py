@@ -1,0 +1,6 @@
+"""A run from configuration to report: the rooms in the order a user's data flows through them."""
+
+from lorica.run.train import RunResult, train
+from lorica.run.watch import Watcher
+
+__all__ = ["RunResult", "Watcher", "train"]

@@ -1,0 +1,140 @@
+"""From a configuration to everything a run needs: the base, the rows, and every value that was left to be derived."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lorica.config import Resolved, default_learning_rate, derive
+from lorica.data import Example, Finding, read_examples, split_held_out
+from lorica.models import Base, load
+from lorica.models.precision import choose_device
+from lorica.run.watch import Watcher
+
+LOGITS_BYTES_PER_VALUE = 16  # logits, their fp32 copy, log-probabilities and gradient of one microbatch
+LOGITS_BUDGET = 4 << 30
+
+
+@dataclass
+class Prepared:
+    """`resolved` has every derived value filled in; `training` and `held_out` share no row."""
+
+    resolved: Resolved
+    base: Base
+    training: list[Example]
+    held_out: list[Example]
+    findings: list[Finding]
+    format: str
+    capacity: int  # tokens of a microbatch; 1 computes every row alone
+    origins: dict[str, Any] | None = None  # of a resumed run: what its first receipt says of the settings
+
+
+def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
+    """Load the base, read the rows, derive what is automatic. Raises ValueError for anything wrong with either."""
+    config = resolved.config
+    if config.system.threads != "auto":
+        torch.set_num_threads(config.system.threads)
+    if config.method == "full" and config.model.dtype == "auto":
+        resolved = derive(resolved, "model.dtype", "fp32", "full fine-tuning trains the weights themselves")
+    base = load(
+        config.model.path,
+        dtype=resolved.config.model.dtype,
+        device=config.system.device,
+        revision=config.model.revision,
+        progress=lambda done, total: watcher.stage("hashing the base", done, total),
+    )
+    for note in base.notes:
+        watcher.notice(note)
+    resolved = _derive_model_values(resolved, base)
+    training, held_out, findings, format = _rows(resolved, base, watcher)
+    capacity = resolved.config.system.tokens_per_microbatch
+    assert capacity != "auto"
+    return Prepared(_derive_out(resolved), base, training, held_out, findings, format, capacity)
+
+
+def _derive_model_values(resolved: Resolved, base: Base) -> Resolved:
+    config = resolved.config
+    if config.model.dtype == "auto":
+        name = "bf16" if base.dtype == torch.bfloat16 else "fp32"
+        resolved = derive(resolved, "model.dtype", name, base.dtype_reason)
+    if config.train.lr == "auto":
+        model_type = base.model.config.model_type  # type: ignore[union-attr]
+        lr, reason = default_learning_rate(base.hidden_size, str(model_type), config.method)
+        resolved = derive(resolved, "train.lr", lr, reason)
+    if config.data.max_length is None:
+        length, reason = (base.longest, "all the model has positions for") if base.longest else (2048, "the model names no limit")
+        resolved = derive(resolved, "data.max_length", length, reason)
+    return _derive_system(resolved, base)
+
+
+def _derive_system(resolved: Resolved, base: Base) -> Resolved:
+    system = resolved.config.system
+    if system.device == "auto":
+        resolved = derive(resolved, "system.device", choose_device("auto").type, "the fastest that torch sees")
+    if system.threads == "auto":
+        resolved = derive(resolved, "system.threads", torch.get_num_threads(), "torch's choice for this machine")
+    if system.tokens_per_microbatch == "auto":
+        tokens, reason = tokens_per_microbatch(base)
+        resolved = derive(resolved, "system.tokens_per_microbatch", tokens, reason)
+    if system.checkpointing == "auto":
+        choice, reason = activation_checkpointing(base)
+        resolved = derive(resolved, "system.checkpointing", choice, reason)
+    return resolved
+
+
+def tokens_per_microbatch(base: Base) -> tuple[int, str]:
+    """As many tokens as keep the device busy, within a budget for the logits (tokens x vocabulary values)."""
+    vocabulary = base.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    # Beyond 1,024 tokens a CPU gains nothing, and the block-diagonal mask of a packed row grows with the square.
+    busy = 8192 if base.device.type == "cuda" else 1024
+    affordable = LOGITS_BUDGET // (LOGITS_BYTES_PER_VALUE * vocabulary)
+    if affordable < busy:
+        return max(256, affordable), f"4 GiB of logits over a vocabulary of {vocabulary:,}"
+    return busy, f"enough to keep a {base.device.type} busy"
+
+
+def activation_checkpointing(base: Base) -> tuple[str, str]:
+    """Recompute on an accelerator when the weights leave less than half of its memory free."""
+    if base.device.type != "cuda" or not getattr(base.model, "supports_gradient_checkpointing", False):
+        return "none", "activations of a microbatch fit in memory"
+    free, total = torch.cuda.mem_get_info(base.device)
+    return ("full", "the base leaves less than half of the memory") if free < total / 2 else ("none", "memory is ample")
+
+
+def _derive_out(resolved: Resolved) -> Resolved:
+    if resolved.config.out is not None:
+        return resolved
+    paths = resolved.config.data.path
+    first = paths if isinstance(paths, str) else paths[0]
+    model = Path(resolved.config.model.path)
+    name = model.parent.name if model.name in ("hf", "model", "base") else model.name  # a folder's generic last name says nothing
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return derive(resolved, "out", f"runs/{name}-{Path(first).stem}-{time}", "model, data and time")
+
+
+def _rows(resolved: Resolved, base: Base, watcher: Watcher) -> tuple[list[Example], list[Example], list[Finding], str]:
+    config = resolved.config
+    assert config.data.max_length is not None
+    stops = sorted(base.stop_ids)
+    read = read_examples(config.data, base.tokenizer, config.data.max_length, stops)
+    watcher.notice(f"read {read.rows:,} rows as {read.format}")
+    findings, training = list(read.findings), read.examples
+    held_out: list[Example] = []
+    if not config.evaluate.enabled:
+        return training, held_out, findings, read.format
+    if isinstance(config.evaluate.held_out, str) and config.evaluate.held_out != "auto":
+        other = config.data.model_copy(update={"path": config.evaluate.held_out})
+        more = read_examples(other, base.tokenizer, config.data.max_length, stops)
+        held_out, findings = more.examples, findings + more.findings + _overlap(training, more.examples)
+    else:
+        training, held_out = split_held_out(training, config.evaluate.held_out, config.train.seed)
+    return training, held_out, findings, read.format
+
+
+def _overlap(training: list[Example], held_out: list[Example]) -> list[Finding]:
+    trained = {example.fingerprint() for example in training}
+    both = [example.source for example in held_out if example.fingerprint() in trained]
+    message = "The same tokens and weights as a training row: the report on these rows measures memory."
+    return [Finding("held-out row in training", both, message)] if both else []

@@ -1,0 +1,250 @@
+"""A whole run: measure the base, train, measure again, save, report. Everything it knows goes into the run folder."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lorica import config as configuration
+from lorica.config import LoraConfig, Resolved, to_yaml
+from lorica.evaluate import Evaluation, build_report, evaluate, write_report
+from lorica.evaluate.scores import score
+from lorica.files import write_atomically, write_json
+from lorica.lora import Adapter, attach
+from lorica.run.memory import peak_memory_bytes
+from lorica.run.prepare import Prepared, prepare
+from lorica.run.receipt import receipt, settings_with_origins
+from lorica.run.watch import Watcher
+from lorica.train.checkpoint import Progress
+from lorica.train.loop import Loop, LoopSettings
+from lorica.train.loss import packing_error
+from lorica.train.run_folder import RunFolder
+from lorica.train.schedule import total_steps
+from lorica.train.subject import Subject, subject_of
+from lorica.train.trackers import Trackers
+
+# Logits of packed documents may differ from those of the documents alone by rounding; seeing each other differs by ~1.
+PACKING_TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What `train` returns. `run` is the folder; `report` is None when evaluation was switched off."""
+
+    run: str
+    steps: int
+    final_loss: float | None
+    seconds: float
+    tokens_per_second: float | None
+    peak_memory_bytes: int
+    report: dict[str, Any] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def train(
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: str | Path | None = None,
+    watcher: Watcher | None = None,
+    **values: Any,
+) -> RunResult:
+    """Fine-tune, from a configuration file, keyword values shaped like one, overrides "section.key=value", or all three:
+    `train(model="path", data="rows.jsonl", lora={"r": 16}, train={"steps": 100})`.
+
+    With `resume`, the run in that folder is continued instead, and ends with the weights it would have ended with; only
+    `system.*` may then be overridden. Raises ValueError for anything wrong with the input, `Interrupted` after a signal.
+    """
+    watcher = watcher or Watcher()
+    if resume is not None:
+        if config is not None or values or any(not override.startswith("system.") for override in overrides):
+            raise ValueError("a resumed run keeps its own configuration; only system.key=value can be given with resume.")
+        return _resume(RunFolder(resume), overrides, watcher)
+    prepared = prepare(configuration.load(config, list(overrides), values or None), watcher)
+    out = prepared.resolved.config.out
+    assert out is not None
+    run = RunFolder(out)
+    with run.locked():
+        if run.holds_a_run():
+            raise ValueError(f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out.")
+        write_json(run.receipt, receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out))
+        write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
+        return _execute(prepared, run, watcher)
+
+
+def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunResult:
+    if not run.holds_a_run():
+        raise ValueError(f"{run.path} holds no run to resume (no {run.config.name}); give the folder of a run.")
+    if run.report.exists():
+        raise ValueError(f"the run in {run.path} is finished; see it with: lorica report {run.path}")
+    with run.locked():
+        prepared = prepare(configuration.load(run.config, list(overrides)), watcher)
+        before: dict[str, Any] = json.loads(run.receipt.read_text(encoding="utf-8"))
+        now = receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out)
+        _check_same_run(before, now, run)
+        prepared.origins = before["settings"]
+        return _execute(prepared, run, watcher)
+
+
+def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
+    for part, told in (("base", "the base model"), ("data", "the data"), ("settings_hash", f"{run.config.name}")):
+        if before[part] != now[part]:
+            raise ValueError(
+                f"{told} is not what the run in {run.path} began with, so it cannot be continued to the same result. Put it "
+                "back as it was, or start a new run."
+            )
+
+
+def _execute(prepared: Prepared, run: RunFolder, watcher: Watcher) -> RunResult:
+    config = prepared.resolved.config
+    _fit_packing(prepared, watcher)
+    for finding in prepared.findings:
+        watcher.notice(str(finding))
+    adapter = _attach(prepared, config.lora) if config.method == "lora" else None
+    subject = subject_of(prepared.base.model, adapter, recompute=config.system.checkpointing == "full")
+    watcher.notice(_description(subject, prepared))
+    frozen = subject.frozen_checksum()
+    before = _measure_before(prepared, subject, run, watcher)
+    progress = _train(prepared, subject, run, watcher)
+    _save(prepared, subject, run)
+    assert subject.frozen_checksum() == frozen, "the frozen weights changed in training"
+    after = _measure(prepared, subject, watcher) if before is not None else None
+    return _finish(prepared, subject, run, progress, before, after)
+
+
+def _fit_packing(prepared: Prepared, watcher: Watcher) -> None:
+    error = packing_error(prepared.base.model)
+    if error > PACKING_TOLERANCE:
+        watcher.notice(
+            f"this model does not keep packed documents apart (logits differ by {error:.2f} standard deviations), so every "
+            "row is computed alone: slower, with the same result"
+        )
+        prepared.capacity = 1
+
+
+def _attach(prepared: Prepared, lora: LoraConfig) -> Adapter:
+    return attach(prepared.base, lora, seed=prepared.resolved.config.train.seed)
+
+
+def _description(subject: Subject, prepared: Prepared) -> str:
+    total = sum(parameter.numel() for parameter in prepared.base.model.parameters())
+    share = subject.trainable_parameters() / total
+    what = f"{len(subject.adapter.layers)} modules adapted" if subject.adapter is not None else "full fine-tuning"
+    return f"{what}: {subject.trainable_parameters():,} trained parameters ({share:.2%} of {total:,})"
+
+
+def _measure_before(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watcher) -> Evaluation | None:
+    """The untouched base, measured once: a resumed run reads it back."""
+    if not prepared.resolved.config.evaluate.enabled:
+        return None
+    if run.before.exists():
+        return Evaluation.from_dict(json.loads(run.before.read_text(encoding="utf-8")))
+    if subject.adapter is not None:
+        with subject.adapter.disable():
+            before = _measure(prepared, subject, watcher)
+    else:
+        before = _measure(prepared, subject, watcher)
+    write_json(run.before, before.to_dict())
+    return before
+
+
+def _measure(prepared: Prepared, subject: Subject, watcher: Watcher) -> Evaluation:
+    config = prepared.resolved.config
+    metric, length = config.evaluate.metric, config.data.max_length
+    assert length is not None
+    with subject.evaluating():
+        return evaluate(
+            prepared.base.model,
+            prepared.base.tokenizer,
+            prepared.held_out,
+            capacity=prepared.capacity,
+            device=subject.device,
+            metrics=[] if metric is None else [metric] if isinstance(metric, str) else metric,
+            max_new_tokens=config.evaluate.max_new_tokens,
+            generate_rows=config.evaluate.generate_rows,
+            samples=config.evaluate.samples,
+            forgetting=config.evaluate.forgetting,
+            max_length=min(512, length),
+            stop_ids=sorted(prepared.base.stop_ids),
+            progress=watcher.stage,
+        )
+
+
+def _train(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watcher) -> Progress:
+    config = prepared.resolved.config
+    settings = _loop_settings(prepared)
+
+    def held_out_loss() -> float:
+        with subject.evaluating():
+            return score(prepared.base.model, prepared.held_out, prepared.capacity, subject.device).loss
+
+    with Trackers(config.system.trackers, run, settings_with_origins(prepared.resolved)) as trackers:
+
+        def on_record(record: dict[str, float | int]) -> None:
+            trackers.log(record)
+            watcher.record(record, settings.steps)
+
+        measured = held_out_loss if prepared.held_out else None
+        loop = Loop(subject, prepared.training, config.train, settings, run, measured, on_record, watcher.notice)
+        return loop.train()
+
+
+def _loop_settings(prepared: Prepared) -> LoopSettings:
+    config = prepared.resolved.config
+    assert config.train.lr != "auto"
+    every = config.system.checkpoint_every
+    return LoopSettings(
+        steps=total_steps(len(prepared.training), config.train.batch_size, config.train.epochs, config.train.steps),
+        lr=config.train.lr,
+        tokens_per_microbatch=prepared.capacity,
+        evaluate_every=config.evaluate.every,
+        checkpoint_every=None if every == "auto" else every,
+        keep_checkpoints=config.system.keep_checkpoints,
+    )
+
+
+def _save(prepared: Prepared, subject: Subject, run: RunFolder) -> None:
+    """The adapter in PEFT's format, or the whole model in transformers'; the tokenizer beside it, as servers expect."""
+    target = run.adapter if subject.adapter is not None else run.model
+    target.mkdir(exist_ok=True)
+    if subject.adapter is not None:
+        subject.adapter.save(target)
+    else:
+        prepared.base.model.save_pretrained(target)  # type: ignore[operator]
+    prepared.base.tokenizer.save_pretrained(target)
+
+
+def _finish(
+    prepared: Prepared, subject: Subject, run: RunFolder, progress: Progress, before: Evaluation | None, after: Evaluation | None
+) -> RunResult:
+    device = prepared.base.device
+    speed = progress.tokens / progress.seconds if progress.seconds > 0 else None
+    report = None
+    if before is not None and after is not None:
+        facts = {
+            "run": str(run.path),
+            "model": prepared.base.name,
+            "data": prepared.resolved.config.data.path,
+            "trainable_parameters": subject.trainable_parameters(),
+            "total_parameters": sum(parameter.numel() for parameter in prepared.base.model.parameters()),
+            "steps": progress.step,
+            "measured": {
+                "seconds": progress.seconds,
+                "tokens_per_second": speed,
+                "peak_memory_bytes": peak_memory_bytes(device),
+                "frozen_weights_unchanged": True,
+            },
+            "findings": [asdict(finding) for finding in prepared.findings],
+            "settings": prepared.origins or settings_with_origins(prepared.resolved),
+            "receipt": {k: v for k, v in json.loads(run.receipt.read_text(encoding="utf-8")).items() if k != "settings"},
+        }
+        report = build_report(before, after, facts, prepared.resolved.config.evaluate.samples)
+        write_report(report, run.path, run.read_metrics())
+    else:
+        write_json(run.report, {"steps": progress.step, "evaluated": False})
+    return RunResult(
+        str(run.path), progress.step, progress.last_loss, progress.seconds, speed, peak_memory_bytes(device), report
+    )
