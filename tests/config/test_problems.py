@@ -147,5 +147,6 @@ def test_a_long_value_is_cut(report) -> None:
 
 def test_keyword_arguments_of_an_adapter_are_checked_alike() -> None:
     assert lora_config(r=8, lora_alpha=24, target_modules=("q_proj", "v_proj")).alpha == 24
+    assert lora_config(target_modules={"v_proj", "q_proj"}).target_modules == ["q_proj", "v_proj"]
     with pytest.raises(ConfigError, match=r"^Python lora\.rank: unknown key; use lora\.r$"):
         lora_config(rank=8)

@@ -1,6 +1,10 @@
 """What is wrong with a configuration: every problem at once, each with the place it was written."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
+
+LONGEST_VALUE = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +17,12 @@ class Problem:
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.place, f"{self.key}:" if self.key else "", self.message) if part)
+
+
+def shown(value: Any) -> str:
+    """A value as a file would hold it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 class ConfigError(ValueError):

@@ -1,6 +1,5 @@
 """From what was given to the whole configuration: checked, completed with defaults, and every value with its origin."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lorica.config.describe import allowed
-from lorica.config.errors import ConfigError, Problem
+from lorica.config.errors import ConfigError, Problem, shown
 from lorica.config.hints import about_value
 from lorica.config.overrides import read_overrides
 from lorica.config.reading import Document, read_file
@@ -23,7 +22,6 @@ REQUIRED = {
     "model.path": "required and not given; add `model: PATH`, a directory or hub id, or --model PATH",
     "data.path": "required and not given; add `data: ROWS.jsonl`, or --data ROWS.jsonl",
 }
-LONGEST_VALUE = 80
 
 
 @dataclass(frozen=True)
@@ -123,14 +121,8 @@ def _key(location: tuple[str | int, ...]) -> str:
 def _value_fault(key: str, setting: Setting | None, source: str) -> Problem:
     if setting is None:
         return Problem(source, key.removesuffix(".path"), REQUIRED[key])
-    message = f"got {_shown(setting.value)}; allowed: {allowed(key)}{about_value(key, setting.value)}"
+    message = f"got {shown(setting.value)}; allowed: {allowed(key)}{about_value(key, setting.value)}"
     return Problem(setting.place, setting.spelt, message)
-
-
-def _shown(value: Any) -> str:
-    """A value as a file would hold it, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _rule_faults(config: RunConfig, settings: Settings, faults: Mapping[str, Problem]) -> list[Problem]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from lorica.config.errors import Problem
+from lorica.config.errors import Problem, shown
 from lorica.config.hints import unknown_key
 from lorica.config.reading import Document, KeyPath, dotted
 from lorica.config.schema import ALTERNATIVE_NAMES, LEAVES, SECTIONS, path_as_section
@@ -28,13 +28,15 @@ Settings = dict[str, Setting]
 
 
 def plain(value: Any) -> Any:
-    """Python's richer values as those a file could hold: paths as text, tuples as lists, sections as mappings."""
+    """Python's richer values as those a file could hold: paths as text, tuples and sets as lists, sections as mappings."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, BaseModel):
-        return value.model_dump(exclude_unset=True)
+        return plain(value.model_dump(exclude_unset=True))
     if isinstance(value, Mapping):
         return {str(key): plain(child) for key, child in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
     return [plain(child) for child in value] if isinstance(value, list | tuple) else value
 
 
@@ -66,7 +68,9 @@ def _entries(document: Document, problems: list[Problem]) -> list[tuple[KeyPath,
         elif isinstance(section, dict):
             entries += [((name, key), value) for key, value in section.items()]
         elif section is not None:
-            message = f"a single value, {given!r}; expected a mapping such as `{name}: {{{_first_key(name)}: ...}}`"
+            message = (
+                f"a single value, {shown(given)}; expected a mapping such as `{name}: {{{_first_key(name)}: ...}}`"
+            )
             problems.append(Problem(_place(document.value_places, (name,), document), name, message))
     return entries
 
