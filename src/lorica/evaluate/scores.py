@@ -1,0 +1,131 @@
+"""Loss and token accuracy of a model on rows, kept per row so that two models can be compared row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from lorica.data.batches import microbatches
+from lorica.data.examples import Example
+from lorica.evaluate.bootstrap import MINIMUM_PAIRS, ratio
+from lorica.train.loss import token_losses
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model scored on each row. All arrays are (rows,); sums run over the row's supervised tokens."""
+
+    sources: list[str]
+    clusters: np.ndarray  # int64: rows with the same number answer the same prompt
+    loss_sums: np.ndarray  # float64, nats, weighted
+    weights: np.ndarray  # float64
+    correct: np.ndarray  # float64, weighted argmax hits
+    tokens: np.ndarray  # int64, supervised tokens
+
+    @property
+    def loss(self) -> float:
+        """Nats per supervised token: the weighted sum over all rows divided by the weights' total. NaN without rows."""
+        return float(ratio(self.loss_statistics.sum(0)))
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of supervised tokens that the model ranks first, weighted, in [0, 1]. NaN without rows."""
+        return float(ratio(self.accuracy_statistics.sum(0)))
+
+    @property
+    def loss_statistics(self) -> np.ndarray:
+        return np.stack([self.loss_sums, self.weights], axis=1)
+
+    @property
+    def accuracy_statistics(self) -> np.ndarray:
+        return np.stack([self.correct, self.weights], axis=1)
+
+    @property
+    def not_finite(self) -> list[str]:
+        """Sources of the rows whose loss is NaN or infinite."""
+        return [source for source, loss in zip(self.sources, self.loss_sums, strict=True) if not np.isfinite(loss)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists; a loss that is not finite becomes None, because JSON has no NaN."""
+        return {
+            "sources": self.sources,
+            "clusters": self.clusters.tolist(),
+            "loss_sums": [loss if np.isfinite(loss) else None for loss in self.loss_sums.tolist()],
+            "weights": self.weights.tolist(),
+            "correct": self.correct.tolist(),
+            "tokens": self.tokens.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Scores:
+        return cls(
+            sources=list(values["sources"]),
+            clusters=np.array(values["clusters"], dtype=np.int64),
+            loss_sums=np.array(values["loss_sums"], dtype=np.float64),
+            weights=np.array(values["weights"], dtype=np.float64),
+            correct=np.array(values["correct"], dtype=np.float64),
+            tokens=np.array(values["tokens"], dtype=np.int64),
+        )
+
+
+def score(
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    capacity: int,
+    device: torch.device | str,
+    progress: Progress | None = None,
+) -> Scores:
+    """Scores every row, packed into microbatches of at most `capacity` tokens (a longer row gets its own).
+
+    Sums are accumulated in float64. The model's train/eval state is put back afterwards.
+    """
+    totals = np.zeros((len(examples), 4))
+    batches = microbatches(list(examples), capacity)
+    with evaluating(model), torch.inference_mode():
+        for done, batch in enumerate(batches, start=1):
+            losses, correct = token_losses(model, batch.to(device))
+            weights = batch.weights.double().cpu()
+            # float64 only after the move: some devices do not have it.
+            columns = [losses.cpu().double() * weights, weights, correct.cpu().double() * weights]
+            statistics = torch.stack([*columns, torch.ones_like(weights)], dim=1)
+            rows = torch.zeros(len(batch.members), 4, dtype=torch.float64)
+            totals[batch.members] += rows.index_add_(0, batch.owners.cpu(), statistics).numpy()
+            if progress is not None:
+                progress(done, len(batches))
+    return Scores(
+        sources=[example.source for example in examples],
+        clusters=_clusters(examples),
+        loss_sums=totals[:, 0].copy(),
+        weights=totals[:, 1].copy(),
+        correct=totals[:, 2].copy(),
+        tokens=totals[:, 3].astype(np.int64),
+    )
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) for the length of a block, then each module as it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _clusters(examples: Sequence[Example]) -> np.ndarray:
+    """Labels rows by prompt (text rows by their whole content), so that they can be resampled together.
+
+    With only a handful of distinct prompts there is nothing to resample: then every row stands for itself.
+    """
+    labels: dict[tuple[int, ...], int] = {}
+    clusters = [labels.setdefault(tuple(row.input_ids[: row.completion_start]), len(labels)) for row in examples]
+    return np.array(clusters if len(labels) >= MINIMUM_PAIRS else range(len(examples)), dtype=np.int64)
