@@ -134,7 +134,7 @@ def test_broken_json_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml no such file; give the path of a configuration"):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml does not exist; give the path of a configuration"):
         read_file(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         read_file(tmp_path)

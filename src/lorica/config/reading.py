@@ -129,7 +129,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
-        raise _refusal(str(path), "no such file; give the path of a configuration, or --model and --data") from error
+        raise _refusal(str(path), "does not exist; give the path of a configuration, or --model and --data") from error
     except UnicodeDecodeError as error:
         message = f"is not UTF-8 text (byte {error.start} is {error.object[error.start]:#04x}); save it as UTF-8"
         raise _refusal(str(path), message) from error
