@@ -28,7 +28,7 @@ Settings = dict[str, Setting]
 
 
 def plain(value: Any) -> Any:
-    """Python's richer values as a file could hold them: paths as text, tuples and sets as lists, sections as mappings."""
+    """Values as a file could hold them: paths as text, tuples and sets as lists, sections as mappings."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, BaseModel):
