@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from lorica.data.messages import Conversation, read_conversation, read_weight
+from lorica.data.messages import Conversation, misspelt, read_conversation, read_weight
 from lorica.data.rows import Row
 
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -105,9 +105,8 @@ def _check_row(row: Row, format: str) -> None:
     if not all(key in row.values for key in FORMATS[format]):
         raise ValueError(f"{row.source}: this row is not {format}. {_expectation(row, [format])}")
     for key in row.values:
-        near = get_close_matches(key, OTHER_KEYS, n=1, cutoff=0.8)
-        if near and key not in OTHER_KEYS:
-            raise ValueError(f"{row.source}: unknown key {key!r}; did you mean {near[0]!r}?")
+        if near := misspelt(key, OTHER_KEYS):
+            raise ValueError(f"{row.source}: unknown key {key!r}; did you mean {near!r}? If not, rename or remove it.")
 
 
 def _text(row: Row, key: str) -> str:

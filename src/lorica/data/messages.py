@@ -10,6 +10,7 @@ import json
 import math
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -65,6 +66,13 @@ def read_weight(place: str, values: dict[str, Any]) -> float:
     return float(weight) if train else 0.0
 
 
+@lru_cache(maxsize=1024)
+def misspelt(key: str, known: tuple[str, ...]) -> str | None:
+    """The known key that `key` is nearly, or None where it is one of them or like none."""
+    near = get_close_matches(key, known, n=1, cutoff=0.8)
+    return near[0] if near and key not in known else None
+
+
 def _read_message(place: str, message: object) -> tuple[Message, float]:
     if not isinstance(message, dict):
         raise ValueError(f'{place}: expected {{"role": ..., "content": ...}}, found {_brief(message)}.')
@@ -74,16 +82,16 @@ def _read_message(place: str, message: object) -> tuple[Message, float]:
     clean["content"] = _read_content(place, message)
     if clean.get("tool_calls"):
         clean["tool_calls"] = [_read_tool_call(place, call) for call in clean["tool_calls"]]
-    return clean, read_weight(place, message) if role == "assistant" else 0.0
+    weight = read_weight(place, message)
+    if role != "assistant" and weight and any(key in message for key in TRAINING_KEYS):
+        raise ValueError(f"{place}: asks to train a message of role {role}; only assistant messages can be trained.")
+    return clean, weight if role == "assistant" else 0.0
 
 
 def _check_keys(place: str, message: Message) -> None:
     for key in message:
-        near = get_close_matches(key, MESSAGE_KEYS, n=1, cutoff=0.8)
-        if key not in MESSAGE_KEYS and near:
-            raise ValueError(
-                f"{place}: unknown key {key!r}; did you mean {near[0]!r}? Known: {', '.join(MESSAGE_KEYS)}."
-            )
+        if near := misspelt(key, MESSAGE_KEYS):
+            raise ValueError(f"{place}: unknown key {key!r}; did you mean {near!r}? Known: {', '.join(MESSAGE_KEYS)}.")
     if "role" not in message:
         raise ValueError(
             f"{place}: a message needs `role` and `content`; found the keys {', '.join(message) or 'none'}."

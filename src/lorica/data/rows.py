@@ -69,11 +69,11 @@ def _without_mark(lines: Iterator[bytes]) -> Iterator[bytes]:
 def _parse(name: str, lines: Iterator[bytes]) -> Iterator[Row]:
     for number, raw in enumerate(lines, start=1):
         line = _decode(f"{name}:{number}", raw)
-        if line.isspace() or not line:
+        if not line.strip():
             continue
         if line.lstrip().startswith("["):
             rest = [_decode(f"{name}:{later}", raw) for later, raw in enumerate(lines, start=number + 1)]
-            yield from _parse_list(name, number, line + "".join(rest))
+            yield from _parse_list(name, number, "\n".join([line, *rest]))
             return
         yield _row(f"{name}:{number}", _load(name, number, line))
 
@@ -85,7 +85,7 @@ def _parse_list(name: str, number: int, text: str) -> Iterator[Row]:
 
 def _decode(place: str, raw: bytes) -> str:
     try:
-        return raw.decode("utf-8")
+        return raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
         seen = raw[max(0, error.start - AROUND) : error.end + AROUND]
         raise ValueError(
@@ -98,7 +98,7 @@ def _load(name: str, number: int, text: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
-        seen = text[max(0, error.pos - AROUND) : error.pos + AROUND].strip("\r\n")
+        seen = text[max(0, error.pos - AROUND) : error.pos + AROUND]
         line = number + error.lineno - 1
         raise ValueError(
             f"{name}:{line}:{error.colno}: broken JSON: {error.msg} at {seen!r}. Expected one JSON object a line, "

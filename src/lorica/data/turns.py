@@ -88,24 +88,33 @@ def _beginning(template: ChatTemplate, conversation: Conversation, index: int, p
     """Where the turn begins in `full`, when `full` does not start with the server's prompt.
 
     Either the template leaves the end of the generation prompt out of finished turns (an opened reasoning block, say),
-    and the turn begins where the two part; or it ends the history differently when a turn follows, and the turn begins
-    behind the whole generation prompt.
+    and the turn begins where the two part. Or it writes the history differently when a turn follows, and the turn
+    begins behind the generation prompt, or behind the last message and all that follows it in the prompt.
     """
-    history = template.render(conversation, conversation.messages[:index])
-    if prompt.startswith(history) and prompt != history and not full.startswith(history):
-        generation_prompt = prompt[len(history) :]
-        found = full.find(generation_prompt, _common(history, full))
-        if found >= 0:
-            return found + len(generation_prompt)
+    before = conversation.messages[:index]
+    history = template.render(conversation, before)
+    tail = _after_last_content(template, conversation, before)
+    if not full.startswith(history):
+        generation_prompt = prompt.removeprefix(history) if prompt.startswith(history) else ""
+        last = str(before[-1]["content"]).strip() + tail
+        for anchor in (generation_prompt, last if prompt.endswith(last) else ""):
+            found = full.find(anchor, _common(history, full)) if anchor else -1
+            if found >= 0:
+                return found + len(anchor)
     point = _parting(template, conversation, index, prompt, full)
-    last = str(conversation.messages[index - 1]["content"]).strip()
-    if last and prompt.rfind(last) + len(last) > point:
+    if point < len(prompt) - len(tail):
         raise ValueError(
             f"{conversation.source}: the chat template renders what comes before messages[{index}] differently with "
-            "and without the generation prompt, so what a server would generate cannot be told. Give another template with "
-            "`data.chat_template`."
+            "and without the generation prompt, so what a server would generate cannot be told. Give another template "
+            "with `data.chat_template`."
         )
     return point
+
+
+def _after_last_content(template: ChatTemplate, conversation: Conversation, before: list[Message]) -> str:
+    """What follows the last message's content in the server's prompt: that message's end and the generation prompt."""
+    last = before[-1] | {"content": before[-1]["content"] + MARK}
+    return template.render(conversation, [*before[:-1], last], generate=True).rpartition(MARK)[2]
 
 
 def _parting(template: ChatTemplate, conversation: Conversation, index: int, prompt: str, full: str) -> int:
