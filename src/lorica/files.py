@@ -1,7 +1,7 @@
 """Files that are whole or not there: written aside, flushed to the disk, then renamed into place.
 
-Tensors go into safetensors files written here rather than by the library, whose metadata order changes from one process to
-the next: the same tensors must give the same bytes. The library reads them.
+Tensors go into safetensors files written here rather than by the library, whose metadata order changes from one process
+to the next: the same tensors must give the same bytes. The library reads them.
 """
 
 import hashlib

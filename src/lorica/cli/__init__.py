@@ -1,0 +1,64 @@
+"""The command line. Commands only parse, call and print; nothing heavy is imported before a command needs it.
+
+Exit codes: 0 done, 1 refused or failed (one paragraph with a remedy), 2 wrong usage, 128 + signal interrupted (a run
+that was training has written a checkpoint). With `--json` stdout carries one JSON object and everything else goes to
+stderr.
+"""
+
+import json
+import sys
+
+import typer
+
+from lorica.cli import chat, config, demo, doctor, generate, inspect, report, train
+from lorica.cli.version import version_option
+
+app = typer.Typer(
+    name="lorica",
+    help="Fine-tune language models with low-rank adapters.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    callback=version_option,
+)
+app.command("train")(train.train)
+app.command("report")(report.report)
+app.command("generate")(generate.generate)
+app.command("chat")(chat.chat)
+app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.demo)
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """The `lorica` program."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code. Errors that a user can mend are told in one paragraph, without a
+    traceback."""
+    import click
+
+    try:
+        outcome = typer.main.get_command(app).main(arguments, prog_name="lorica", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+    except (ValueError, OSError) as error:
+        return _told(str(error), arguments)
+
+
+def _told(message: str, arguments: list[str]) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps({"error": message}, ensure_ascii=False))
+    return 1

@@ -22,7 +22,8 @@ Part = LoraLayer | TrainableCopy | TrainableRows
 
 @dataclass
 class Adapter:
-    """What `attach` returns. The model itself was changed in place: each adapted module now sits inside its adapter part.
+    """What `attach` returns. The model itself was changed in place: each adapted module now sits inside its adapter
+    part.
 
     `layers`, `copies` and `rows` map module names to parts; `provenance` holds the content hashes of what it belongs to
     (keys `base`, `tokenizer`, `template`), saved with the adapter.

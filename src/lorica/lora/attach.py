@@ -5,30 +5,32 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.config.schema import LoraConfig
+from lorica.config import LoraConfig, lora_config
 from lorica.lora.adapter import Adapter, replace_module
 from lorica.lora.initialise import initialise
 from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear
 from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair
 from lorica.lora.trainable import TrainableCopy, TrainableRows
 
-_PEFT_NAMES = {"lora_alpha": "alpha", "lora_dropout": "dropout"}
-
 
 def attach(model: Any, config: LoraConfig | None = None, *, lanes: int = 1, seed: int = 0, **fields: Any) -> Adapter:
     """Freeze `model` and give it a trainable adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
     `model` is a torch module or what `lorica.load` returned. The adapter is described by `config`, or by its fields as
-    keywords in PEFT's names: `attach(model, r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"])`. With `lanes` above
-    one, that many adapters train side by side, and inputs carry one row a lane. Adapter parameters are fp32.
+    keywords in PEFT's names: `attach(model, r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"])`. With `lanes`
+    above one, that many adapters train side by side, and inputs carry one row a lane. Adapter parameters are fp32.
 
-    Raises ValueError for a field that does not exist, a target that matches nothing or cannot be adapted, half of a tied
-    pair, or a model that already carries an adapter.
+    Raises ValueError for a field that does not exist, a target that matches nothing or cannot be adapted, half of a
+    tied pair, or a model that already carries an adapter.
     """
     module = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
-    config = _config(config, fields)
+    if config is not None and fields:
+        raise ValueError("attach takes a LoraConfig or its fields as keywords, not both.")
+    config = config or lora_config(**fields)
     if any(isinstance(part, LoraLayer | TrainableCopy | TrainableRows) for part in module.modules()):
-        raise ValueError("this model already carries an adapter; detach it, or merge and detach, before attaching another.")
+        raise ValueError(
+            "this model already carries an adapter; detach it, or merge and detach, before attaching another."
+        )
     targets = find_targets(module, config)
     _check_lanes(lanes, targets)
     adapter = Adapter(module, config, lanes)
@@ -40,17 +42,6 @@ def attach(model: Any, config: LoraConfig | None = None, *, lanes: int = 1, seed
         if config.use_dora:
             layer.magnitude = nn.Parameter(layer.weight_norm())
     return adapter.train()
-
-
-def _config(config: LoraConfig | None, fields: dict[str, Any]) -> LoraConfig:
-    fields = {_PEFT_NAMES.get(name, name): value for name, value in fields.items()}
-    known = LoraConfig.model_fields
-    unknown = [name for name in fields if name not in known]
-    if unknown:
-        raise ValueError(f"attach got {', '.join(unknown)}, which is no field of an adapter; the fields are {', '.join(known)}.")
-    if config is not None and fields:
-        raise ValueError("attach takes a LoraConfig or the fields as keywords, not both.")
-    return config or LoraConfig(**fields)
 
 
 def _check_lanes(lanes: int, targets: Targets) -> None:
@@ -72,10 +63,10 @@ def build(adapter: Adapter, targets: Targets) -> None:
     for name in targets.copies:
         adapter.copies[name] = TrainableCopy(model.get_submodule(name))
     for name, tokens in targets.rows.items():
-        part = TrainableRows(model.get_submodule(name), tokens)
-        adapter.rows[name] = part
+        embedding = TrainableRows(model.get_submodule(name), tokens)
+        adapter.rows[name] = embedding
         if tied is not None and tied[0] == name:
-            adapter.rows[tied[1]] = TrainableRows(model.get_submodule(tied[1]), tokens, part.rows)
+            adapter.rows[tied[1]] = TrainableRows(model.get_submodule(tied[1]), tokens, embedding.rows)
     for name, part in adapter.parts():
         replace_module(model, name, part)
 

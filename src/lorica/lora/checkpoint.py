@@ -1,7 +1,7 @@
 """Adapters on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
-Writing is byte-reproducible. Reading is strict: every tensor of the file is used, and every tensor of the adapter is in the
-file. The safetensors metadata carries the provenance; an adapter whose base is known refuses another base.
+Writing is byte-reproducible. Reading is strict: every tensor of the file is used, and every tensor of the adapter is in
+the file. The safetensors metadata carries the provenance; an adapter whose base is known refuses another base.
 """
 
 import json
@@ -67,8 +67,8 @@ def _pair_keys(name: str, layer: LoraLayer) -> tuple[str, str]:
 def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = False) -> Adapter:
     """Attach the adapter in `folder` (Lorica's or PEFT's) to `model`, a torch module or what `lorica.load` returned.
 
-    Raises ValueError for a missing or damaged file, a pickle, a setting this version cannot honour, any missing, unexpected
-    or misshapen tensor, non-finite values, and another base than the one the adapter was trained on, unless
+    Raises ValueError for a missing or damaged file, a pickle, a setting this version cannot honour, any missing,
+    unexpected or misshapen tensor, non-finite values, and another base than the one the adapter was trained on, unless
     `allow_other_base`.
     """
     folder = Path(folder)
@@ -109,8 +109,10 @@ def _read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         pickles = [file.name for file in folder.glob("adapter_model.*") if file.suffix in (".bin", ".pt", ".pth")]
         if pickles:
             raise ValueError(
-                f"{folder} holds {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads safetensors only. "
-                "Load it once in PEFT, where you trust it, and save it again with save_pretrained(safe_serialization=True)."
+                f"{folder} holds {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads "
+                "safetensors only. "
+                "Load it once in PEFT, where you trust it, and save it again with "
+                "save_pretrained(safe_serialization=True)."
             )
         raise ValueError(f"{folder} holds no {WEIGHTS}; it is no adapter folder in PEFT's format.")
     try:
@@ -125,9 +127,11 @@ def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], 
     trained_on, given = metadata.get("base"), hashes.get("base")
     if trained_on and given and trained_on != given and not allow_other_base:
         raise ValueError(
-            f"the adapter in {folder} was trained on a base whose weights hash to {trained_on[:12]}, but this base hashes to "
+            f"the adapter in {folder} was trained on a base whose weights hash to {trained_on[:12]}, but this "
+            "base hashes to "
             f"{given[:12]}. On other weights it computes something else. Load the base it was trained on, or pass "
-            "allow_other_base (on the command line --allow-other-base) if you know that the two are meant to be used together."
+            "allow_other_base (on the command line --allow-other-base) if you know that the two are meant to be "
+            "used together."
         )
 
 
@@ -138,7 +142,8 @@ def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: 
     strangers = sorted(name for name in held if name not in modules)
     if strangers:
         raise ValueError(
-            f"the adapter in {folder} adapts {strangers[0]} and {len(strangers) - 1} more modules that {type(model).__name__} "
+            f"the adapter in {folder} adapts {strangers[0]} and {len(strangers) - 1} more modules that "
+            f"{type(model).__name__} "
             "does not have; it belongs to another model."
         )
     wanted = config.target_modules
@@ -192,6 +197,7 @@ def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:
 def _check_shape(key: str, found: Tensor, wanted: Tensor, folder: Path) -> None:
     if found.shape != wanted.shape:
         raise ValueError(
-            f"{folder / WEIGHTS}: {key} is {tuple(found.shape)}, expected {tuple(wanted.shape)} for this model and rank; "
+            f"{folder / WEIGHTS}: {key} is {tuple(found.shape)}, expected {tuple(wanted.shape)} for this model "
+            "and rank; "
             "the adapter belongs to another base or its config was changed. Nothing was loaded."
         )

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Odd 64-bit constants of SplitMix64 (Steele, Lea, Flood 2014), as signed integers because torch has no uint64 arithmetic.
+# Odd 64-bit constants of SplitMix64 (Steele, Lea, Flood 2014), as signed integers because torch has no uint64
+# arithmetic.
 _GOLDEN = -7046029254386353131
 _MIX_1 = -4658895280553007687
 _MIX_2 = -7723592293110705685

@@ -20,8 +20,8 @@ def initialise(layer: LoraLayer, kind: Initialisation, seed: int, name: str) -> 
     """Fill `layer`'s pair in place.
 
     `kind` is PEFT's `init_lora_weights`: True (Kaiming-uniform A, zero B), False (both random, for tests), "gaussian"
-    (A of standard deviation 1/r), "pissa" or "pissa_niter_N" (Meng et al. 2024, https://arxiv.org/abs/2404.02948), "olora"
-    (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775). Raises ValueError for any other.
+    (A of standard deviation 1/r), "pissa" or "pissa_niter_N" (Meng et al. 2024, https://arxiv.org/abs/2404.02948),
+    "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775). Raises ValueError for any other.
     """
     for lane in range(layer.lanes):
         generator = torch.Generator().manual_seed(_derived_seed(seed + lane, name))
@@ -57,7 +57,8 @@ def _pair(layer: LoraLayer, kind: Initialisation, generator: torch.Generator) ->
 
 
 def _kaiming(rows: int, columns: int, generator: torch.Generator) -> Tensor:
-    # He et al. 2015 with a = sqrt(5), the start of torch's own linear layers and of PEFT's A: uniform in +-1/sqrt(columns).
+    # He et al. 2015 with a = sqrt(5), the start of torch's own linear layers and of PEFT's A: uniform in
+    # +-1/sqrt(columns).
     return torch.empty(rows, columns).uniform_(-1, 1, generator=generator) / math.sqrt(columns)
 
 
@@ -78,8 +79,11 @@ def _pissa(layer: LoraLayer, kind: str, generator: torch.Generator) -> tuple[Ten
     return root[:, None] * vt[: layer.r], u[:, : layer.r] * root
 
 
-def _randomised_svd(weight: Tensor, rank: int, iterations: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Halko et al. 2011, algorithms 4.4 and 5.1, with our own generator (torch's svd_lowrank draws from the global one)."""
+def _randomised_svd(
+    weight: Tensor, rank: int, iterations: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Halko et al. 2011, algorithms 4.4 and 5.1, with our own generator (torch's svd_lowrank draws from the global
+    one)."""
     columns = min(rank + 8, *weight.shape)
     basis = torch.linalg.qr(weight @ torch.randn(weight.shape[1], columns, generator=generator).to(weight.device)).Q
     for _ in range(iterations):
@@ -91,6 +95,8 @@ def _randomised_svd(weight: Tensor, rank: int, iterations: int, generator: torch
 def _check_rank(layer: LoraLayer, most: int) -> None:
     if layer.r > most:
         raise ValueError(
-            f"rank {layer.r} is more than the {most} directions that a weight of shape {tuple(dense_weight(layer.base).shape)} "
-            "has; PiSSA and OLoRA start from the weight's own directions. Use a smaller lora.r, or a rank_pattern for this layer."
+            f"rank {layer.r} is more than the {most} directions that a weight of shape "
+            f"{tuple(dense_weight(layer.base).shape)} "
+            "has; PiSSA and OLoRA start from the weight's own directions. Use a smaller lora.r, or a "
+            "rank_pattern for this layer."
         )

@@ -1,9 +1,9 @@
 """The LoRA layers: `y = base(x) + scale * B A x` (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
 A layer owns the frozen module it replaced, so switching the adapter off runs that module and nothing else. Parameters
-have a leading lane axis: A is (lanes, r, in), B is (lanes, out, r), and x is (lanes, ..., in); with one lane x may have any
-leading shape. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) scales each output by magnitude / ||W + scale B A||,
-whose norm comes from ||W||^2 + 2 s <W, BA> + s^2 ||BA||^2 without ever forming BA.
+have a leading lane axis: A is (lanes, r, in), B is (lanes, out, r), and x is (lanes, ..., in); with one lane x may have
+any leading shape. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) scales each output by magnitude / ||W +
+scale B A||, whose norm comes from ||W||^2 + 2 s <W, BA> + s^2 ||BA||^2 without ever forming BA.
 """
 
 from typing import Any
@@ -19,11 +19,14 @@ from lorica.lora.weights import dense_weight, features
 class LoraLayer(nn.Module):
     """What the linear and the embedding layer share: the pair, its scale, and whether it is in use.
 
-    `start_A` and `start_B` keep the frozen pair (A0, B0) of an initialisation that does not begin at zero (PiSSA, OLoRA): the layer then
-    adds `scale * (B A - B0 A0) x`, which leaves the base weight as it was and is a plain LoRA of rank 2r when saved.
+    `start_A` and `start_B` keep the frozen pair (A0, B0) of an initialisation that does not begin at zero (PiSSA,
+    OLoRA): the layer then adds `scale * (B A - B0 A0) x`, which leaves the base weight as it was and is a plain LoRA of
+    rank 2r when saved.
     """
 
-    def __init__(self, base: nn.Module, r: int, alpha: float, scale: float, lanes: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self, base: nn.Module, r: int, alpha: float, scale: float, lanes: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         inputs, outputs = features(base)
         device = dense_weight(base).device
@@ -52,7 +55,8 @@ class LoraLayer(nn.Module):
             return getattr(super().__getattr__("base"), name)
 
     def extra_repr(self) -> str:
-        return f"r={self.r}, alpha={self.alpha:g}, scale={self.scale:g}, lanes={self.lanes}, dora={self.magnitude is not None}"
+        dora = self.magnitude is not None
+        return f"r={self.r}, alpha={self.alpha:g}, scale={self.scale:g}, lanes={self.lanes}, dora={dora}"
 
     @property
     def in_use(self) -> bool:
@@ -73,7 +77,8 @@ class LoraLayer(nn.Module):
         return delta.detach()
 
     def weight_norm(self) -> Tensor:
-        """||W + scale B A|| of each output (lanes, out), fp32, as a constant (DoRA section 4.3: no gradient through it)."""
+        """||W + scale B A|| of each output (lanes, out), fp32, as a constant (DoRA section 4.3: no gradient through
+        it)."""
         with torch.no_grad():
             weight = dense_weight(self.base).float()
             squared = weight.square().sum(1).expand(self.lanes, -1)
@@ -84,7 +89,8 @@ class LoraLayer(nn.Module):
             return (squared + 2 * cross + gram).clamp_min(0).sqrt()
 
     def magnitude_scale(self, x: Tensor) -> Tensor:
-        """magnitude / norm, shaped to multiply an output whose leading axis is the lanes, or any shape with one lane."""
+        """magnitude / norm, shaped to multiply an output whose leading axis is the lanes, or any shape with one
+        lane."""
         assert self.magnitude is not None
         ratio = (self.magnitude / self.weight_norm()).to(x.dtype)  # (lanes, out)
         return ratio[0] if self.lanes == 1 else ratio.view(self.lanes, *[1] * (x.dim() - 2), -1)
@@ -122,12 +128,16 @@ class LoraLinear(LoraLayer):
         else:
             self.check_lanes(x)
             rows = x.flatten(1, -2)  # (lanes, tokens, in)
-            terms = [(rows @ a.transpose(1, 2) @ b.transpose(1, 2)).unflatten(1, x.shape[1:-1]) for a, b in self.pairs(x.dtype)]
+            terms = [
+                (rows @ a.transpose(1, 2) @ b.transpose(1, 2)).unflatten(1, x.shape[1:-1])
+                for a, b in self.pairs(x.dtype)
+            ]
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
 class LoraEmbedding(LoraLayer):
-    """An embedding with a LoRA pair: A is (lanes, r, vocabulary), whose columns are gathered, and B is (lanes, dim, r)."""
+    """An embedding with a LoRA pair: A is (lanes, r, vocabulary), whose columns are gathered, and B is (lanes, dim,
+    r)."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """`tokens`: (lanes, ...) int64, or any shape with one lane. Returns (..., dim) in the base's dtype."""
@@ -147,6 +157,7 @@ class LoraEmbedding(LoraLayer):
         else:
             self.check_lanes(tokens)
             terms = [
-                torch.stack([F.linear(F.embedding(tokens[i], a[i].t()), b[i]) for i in range(self.lanes)]) for a, b in pairs
+                torch.stack([F.linear(F.embedding(tokens[i], a[i].t()), b[i]) for i in range(self.lanes)])
+                for a, b in pairs
             ]
         return terms[0] if len(terms) == 1 else terms[0] + terms[1]

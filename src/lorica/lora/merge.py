@@ -1,7 +1,8 @@
 """Add an adapter into the base's weights, and take it out again bit for bit.
 
-The sum is formed in fp32 and rounded once to the base's dtype. Each merged module gets a new weight, and keeps the old one
-until `unmerge` puts it back: subtracting a rounded delta would not restore it. A new weight also unties a tied pair.
+The sum is formed in fp32 and rounded once to the base's dtype. Each merged module gets a new weight, and keeps the old
+one until `unmerge` puts it back: subtracting a rounded delta would not restore it. A new weight also unties a tied
+pair.
 """
 
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from lorica.lora.weights import dense_weight, is_transposed
 
 @dataclass(frozen=True)
 class MergedModule:
-    """One module's merge. `relative_delta` is ||delta|| / ||W||; `survival` is the share of the intended change that the
-    rounded weight still holds, <stored - W, delta> / ||delta||^2: 1 in fp32, near 0 when rounding erased the adapter."""
+    """One module's merge. `relative_delta` is ||delta|| / ||W||; `survival` is the share of the intended change that
+    the rounded weight still holds, <stored - W, delta> / ||delta||^2: 1 in fp32, near 0 when rounding erased the
+    adapter."""
 
     name: str
     relative_delta: float
@@ -118,7 +120,9 @@ def _swap_copy(part: TrainableCopy) -> None:
 
 
 def _swap_rows(part: TrainableRows) -> None:
-    weight = dense_weight(part.base).detach().clone()  # (dim, vocabulary) of an embedding, (vocabulary, dim) of a tied head
+    weight = (
+        dense_weight(part.base).detach().clone()
+    )  # (dim, vocabulary) of an embedding, (vocabulary, dim) of a tied head
     rows = part.rows.detach().to(weight.dtype)
     if isinstance(part.base, nn.Embedding):
         weight[:, part.tokens] = rows.t()

@@ -1,8 +1,8 @@
 """`adapter_config.json`: our settings in PEFT's words, and PEFT's in ours.
 
-Written out resolved: module names instead of "all-linear", and per module the rank and alpha that differ from the common
-ones, so that any reader builds the same adapter. Read strictly: a setting of PEFT's that changes what the adapter computes
-and that this version does not have is refused by name.
+Written out resolved: module names instead of "all-linear", and per module the rank and alpha that differ from the
+common ones, so that any reader builds the same adapter. Read strictly: a setting of PEFT's that changes what the
+adapter computes and that this version does not have is refused by name.
 """
 
 from collections import Counter
@@ -16,15 +16,38 @@ from transformers.pytorch_utils import Conv1D
 from lorica.config.schema import LoraConfig
 from lorica.lora.adapter import Adapter
 
-_SAME_NAME = (
-    "r target_modules exclude_modules rank_pattern alpha_pattern modules_to_save use_rslora use_dora layers_to_transform "
-    "layers_pattern trainable_token_indices bias"
-).split()
+_SAME_NAME = [
+    "r",
+    "target_modules",
+    "exclude_modules",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+    "use_rslora",
+    "use_dora",
+    "layers_to_transform",
+    "layers_pattern",
+    "trainable_token_indices",
+    "bias",
+]
 _OTHER_NAME = {"lora_alpha": "alpha", "lora_dropout": "dropout"}
-_BOOKKEEPING = (
-    "auto_mapping base_model_name_or_path revision inference_mode peft_type peft_version task_type megatron_core "
-    "fan_in_fan_out qalora_group_size runtime_config init_lora_weights loftq_config eva_config corda_config"
-).split()
+_BOOKKEEPING = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "megatron_core",
+    "fan_in_fan_out",
+    "qalora_group_size",
+    "runtime_config",
+    "init_lora_weights",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+]
 _STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
@@ -58,11 +81,13 @@ def adapter_config(adapter: Adapter) -> dict[str, Any]:
 
 
 def _ranks_and_alphas(adapter: Adapter) -> tuple[int, float, dict[str, int], dict[str, float]]:
-    """Common rank and alpha, and by full module name those that differ. A start pair doubles the rank at the same scale."""
+    """Common rank and alpha, and by full module name those that differ. A start pair doubles the rank at the same
+    scale."""
     ranks = {name: layer.r * (1 if layer.start_A is None else 2) for name, layer in adapter.layers.items()}
     rslora = adapter.config.use_rslora
     alphas = {
-        name: layer.alpha * (ranks[name] / layer.r) ** (0.5 if rslora else 1.0) for name, layer in adapter.layers.items()
+        name: layer.alpha * (ranks[name] / layer.r) ** (0.5 if rslora else 1.0)
+        for name, layer in adapter.layers.items()
     }
     (r, alpha), _ = Counter((ranks[name], alphas[name]) for name in ranks).most_common(1)[0]
     rank_pattern = {name: ranks[name] for name in sorted(ranks) if ranks[name] != r}
@@ -74,7 +99,9 @@ def _module_names(model: nn.Module, chosen: list[str]) -> list[str]:
     """The last parts of the names where those alone choose the same modules, else the full names."""
     leaves = {name.rsplit(".", 1)[-1] for name in chosen}
     inside = tuple(f"{name}." for name in chosen)
-    everything = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves and not name.startswith(inside)]
+    everything = [
+        name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] in leaves and not name.startswith(inside)
+    ]
     return sorted(leaves) if sorted(everything) == sorted(chosen) else sorted(chosen)
 
 
@@ -89,12 +116,17 @@ def lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
     Raises ValueError naming the key for another adapter method, a setting this version does not have, or a wrong value.
     """
     if values.get("peft_type") != "LORA":
-        raise ValueError(f"{path}: peft_type is {values.get('peft_type')!r}; Lorica reads LoRA adapters (peft_type LORA).")
+        raise ValueError(
+            f"{path}: peft_type is {values.get('peft_type')!r}; Lorica reads LoRA adapters (peft_type LORA)."
+        )
     known = {*_SAME_NAME, *_OTHER_NAME, *_BOOKKEEPING}
-    foreign = sorted(key for key, value in values.items() if key not in known and value not in (None, False, 0, "", [], {}))
+    foreign = sorted(
+        key for key, value in values.items() if key not in known and value not in (None, False, 0, "", [], {})
+    )
     if foreign:
         raise ValueError(
-            f"{path} sets {', '.join(foreign)}, which changes what the adapter computes and which this version does not have. "
+            f"{path} sets {', '.join(foreign)}, which changes what the adapter computes and which this version "
+            "does not have. "
             "Convert the adapter to plain LoRA with PEFT first."
         )
     _check_start(values, path)
@@ -112,6 +144,8 @@ def _check_start(values: dict[str, Any], path: Path) -> None:
     start = values.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(_STARTS_THAT_CHANGE_THE_BASE):
         raise ValueError(
-            f'{path}: init_lora_weights is "{start}", which changed the base when the adapter was made; on the untouched base '
-            "it computes something else. Save it from PEFT with path_initial_model_for_weight_conversion, as a plain LoRA."
+            f'{path}: init_lora_weights is "{start}", which changed the base when the adapter was made; on the '
+            "untouched base "
+            "it computes something else. Save it from PEFT with path_initial_model_for_weight_conversion, as a "
+            "plain LoRA."
         )

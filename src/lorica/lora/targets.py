@@ -1,7 +1,7 @@
 """Which modules an adapter changes: PEFT's rules for names, lists, regular expressions, layers and patterns.
 
-The rules are PEFT's because its adapter files are read with them (`check_target_module_exists`, `get_pattern_key` there);
-what PEFT lets pass in silence (a name that matches nothing, half of a tied pair) is an error here.
+The rules are PEFT's because its adapter files are read with them (`check_target_module_exists`, `get_pattern_key`
+there); what PEFT lets pass in silence (a name that matches nothing, half of a tied pair) is an error here.
 """
 
 import difflib
@@ -95,7 +95,9 @@ def _find_copies(model: nn.Module, config: LoraConfig) -> list[str]:
     names = [name for name, _ in model.named_modules() if name]
     for ending in wanted:
         if not any(name.endswith(ending) for name in names):
-            raise ValueError(f'lora.modules_to_save names "{ending}", which no module of the model ends with.{_nearest(ending, names)}')
+            raise ValueError(
+                f'lora.modules_to_save names "{ending}", which no module ends with.{_nearest(ending, names)}'
+            )
     chosen = [name for name in names if any(name.endswith(ending) for ending in wanted)]
     return [name for name in chosen if not any(_inside(name, other) and name != other for other in chosen)]
 
@@ -112,7 +114,9 @@ def _find_rows(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
     for ending, tokens in wanted.items():
         names = [name for name in embeddings if _ends_with(name, [ending])]
         if not names:
-            raise ValueError(f'lora.trainable_token_indices names "{ending}", which is no embedding.{_nearest(ending, embeddings)}')
+            raise ValueError(
+                f'lora.trainable_token_indices names "{ending}", which is no embedding.{_nearest(ending, embeddings)}'
+            )
         for name in names:
             _check_tokens(name, tokens, embeddings[name].num_embeddings)
             found[name] = sorted(set(tokens))
@@ -154,7 +158,9 @@ def _check_something_matched(model: nn.Module, config: LoraConfig, targets: Targ
     wanted = config.target_modules
     linear = [name for name, module in model.named_modules() if is_adaptable(module)]
     if isinstance(wanted, list):
-        unmatched = [ending for ending in wanted if not any(_ends_with(name, [ending]) for name, _ in model.named_modules())]
+        unmatched = [
+            ending for ending in wanted if not any(_ends_with(name, [ending]) for name, _ in model.named_modules())
+        ]
         if unmatched:
             raise ValueError(
                 f"lora.target_modules names {unmatched}, which no module of {type(model).__name__} is called."
@@ -169,7 +175,9 @@ def _check_something_matched(model: nn.Module, config: LoraConfig, targets: Targ
     for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key in patterns:
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in targets.low_rank):
-                raise ValueError(f'lora.{field} has "{key}", which matches no adapted module.{_nearest(key, targets.low_rank)}')
+                raise ValueError(
+                    f'lora.{field} has "{key}", which matches no adapted module.{_nearest(key, targets.low_rank)}'
+                )
 
 
 def _leaves(names: Iterable[str]) -> str:
@@ -181,11 +189,14 @@ def _check_kinds(model: nn.Module, targets: Targets) -> None:
         module = model.get_submodule(name)
         if not is_adaptable(module):
             raise ValueError(
-                f"{name} is a {type(module).__name__}, which cannot carry a low-rank pair; linear layers and embeddings can. "
+                f"{name} is a {type(module).__name__}, which cannot carry a low-rank pair; linear layers and "
+                "embeddings can. "
                 "Narrow lora.target_modules, or name it in lora.modules_to_save to train a copy of it."
             )
         if name in targets.rows:
-            raise ValueError(f"{name} is in lora.target_modules and in lora.trainable_token_indices; choose one of them.")
+            raise ValueError(
+                f"{name} is in lora.target_modules and in lora.trainable_token_indices; choose one of them."
+            )
 
 
 def _check_tied(model: nn.Module, targets: Targets) -> None:
@@ -197,8 +208,10 @@ def _check_tied(model: nn.Module, targets: Targets) -> None:
         if len(half) == 1:
             other = pair[1] if half[0] == pair[0] else pair[0]
             raise ValueError(
-                f"lora.{field} has {half[0]}, but its weight is also that of {other} (tied embeddings), which would keep the "
-                f"old values: merged or exported, the model would be another one. Either leave {half[0]} out, or name both in "
+                f"lora.{field} has {half[0]}, but its weight is also that of {other} (tied embeddings), which "
+                "would keep the "
+                f"old values: merged or exported, the model would be another one. Either leave {half[0]} out, or "
+                "name both in "
                 f"lora.{field} (each is then trained on its own, and a merge unties them); to teach new tokens use "
                 "lora.trainable_token_indices, which keeps the two tied."
             )

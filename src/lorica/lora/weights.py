@@ -1,7 +1,7 @@
 """One view of the frozen weight under an adapter, whatever kind of module holds it.
 
-A linear layer's weight is always seen as (out, in), an embedding's as (dim, vocabulary), so that `scale * B @ A` has the
-weight's own shape for every kind. A packed weight format joins by adding its case to these functions.
+A linear layer's weight is always seen as (out, in), an embedding's as (dim, vocabulary), so that `scale * B @ A` has
+the weight's own shape for every kind. A packed weight format joins by adding its case to these functions.
 """
 
 from torch import Tensor, nn

@@ -1,7 +1,8 @@
 """Content hashes: what tells one base, tokenizer or chat template from another, wherever the files lie.
 
-A base is hashed by its tensors' names, types, shapes and bytes as the files hold them, so the same weights in other shards
-have the same hash. `checksum` is for the weights in memory, on any device: it shows that frozen weights stayed frozen.
+A base is hashed by its tensors' names, types, shapes and bytes as the files hold them, so the same weights in other
+shards have the same hash. `checksum` is for the weights in memory, on any device: it shows that frozen weights stayed
+frozen.
 """
 
 import hashlib
@@ -69,8 +70,8 @@ def hash_template(tokenizer: Any) -> str | None:
 def checksum(tensors: Iterable[Tensor]) -> int:
     """A 64-bit checksum of the bits of `tensors`, computed where they are; any changed bit changes it.
 
-    Each 16-bit word is weighted by an odd number that depends on its place, and the sum wraps: integer arithmetic, so the
-    result does not depend on device or order of summation.
+    Each 16-bit word is weighted by an odd number that depends on its place, and the sum wraps: integer arithmetic, so
+    the result does not depend on device or order of summation.
     """
     total = 0
     for index, tensor in enumerate(tensors):

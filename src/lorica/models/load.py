@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from lorica.models.fingerprint import Progress, hash_template, hash_tokenizer, hash_weight_files
 from lorica.models.precision import choose_device, choose_precision
@@ -23,7 +23,7 @@ class Base:
     """A loaded base. `hashes` has `base`, `tokenizer` and, with a chat template, `template`; `notes` are lines the user
     should see; `name` is the path or hub id it was asked for by."""
 
-    model: nn.Module
+    model: PreTrainedModel
     tokenizer: Any
     name: str
     hashes: dict[str, str]
@@ -45,12 +45,12 @@ class Base:
     @property
     def longest(self) -> int | None:
         """Most tokens the model has positions for, if its config says."""
-        text_config = self.model.config.get_text_config()  # type: ignore[operator,union-attr]
+        text_config = self.model.config.get_text_config()
         return getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
 
     @property
     def hidden_size(self) -> int:
-        return self.model.config.get_text_config().hidden_size  # type: ignore[operator,union-attr,no-any-return]
+        return self.model.config.get_text_config().hidden_size
 
 
 def load(
@@ -87,13 +87,19 @@ def _local_folder(name: str, revision: str | None) -> Path:
     """The directory itself, or the hub snapshot of an id."""
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"model.revision is {revision}, but {name} is a directory, which has one version only; leave it out."
+            )
         return folder
     if folder.suffix == ".gguf":
         raise ValueError(f"{name}: GGUF bases cannot be trained on yet; give a transformers directory or a hub id.")
     looks_local = folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1
     if looks_local:
         what = "is a file" if folder.is_file() else "does not exist"
-        raise ValueError(f"the model {name} {what}; expected a directory with config.json and *.safetensors, or a hub id.")
+        raise ValueError(
+            f"the model {name} {what}; expected a directory with config.json and *.safetensors, or a hub id."
+        )
     return _download(name, revision)
 
 
@@ -107,7 +113,8 @@ def _download(name: str, revision: str | None) -> Path:
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"{name} is no directory here, and could not be had from the hub ({reason}). Check the spelling, the network, and "
+            f"{name} is no directory here, and could not be had from the hub ({reason}). Check the spelling, the "
+            "network, and "
             "for gated models that you are logged in (hf auth login)."
         ) from None
 
@@ -119,7 +126,10 @@ def weight_files(folder: Path) -> list[Path]:
         names = sorted(set(_json(index)["weight_map"].values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise ValueError(f"{folder} lacks {len(missing)} of its {len(names)} weight shards ({missing[0]} ...); download them again.")
+            raise ValueError(
+                f"{folder} lacks {len(missing)} of its {len(names)} weight shards ({missing[0]} ...); download "
+                "them again."
+            )
         return [folder / name for name in names]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
@@ -128,7 +138,7 @@ def weight_files(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads "
             "safetensors only. Convert it where you trust it: "
-            'AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path).'
+            "AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path)."
         )
     hint = " It is an adapter; give its base as the model." if (folder / "adapter_config.json").is_file() else ""
     raise ValueError(f"{folder} holds no model.safetensors, so there are no weights to train on.{hint}")
@@ -136,21 +146,24 @@ def weight_files(folder: Path) -> list[Path]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); download the model again.") from None
 
 
 def _config(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} has no config.json, so its architecture is unknown; it is no transformers model directory.")
+        raise ValueError(
+            f"{folder} has no config.json, so its architecture is unknown; it is no transformers model directory."
+        )
     values = _json(folder / "config.json")
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
         if "auto_map" in values:
             raise ValueError(
-                f"{folder} needs code of its own ({values['auto_map']}), which Lorica never runs. Use a version of the model "
+                f"{folder} needs code of its own ({values['auto_map']}), which Lorica never runs. Use a version "
+                "of the model "
                 "that transformers has built in."
             ) from None
         raise ValueError(f"{folder / 'config.json'}: transformers cannot read it: {error}") from None
@@ -159,7 +172,7 @@ def _config(folder: Path) -> Any:
 def _stored_dtype(files: list[Path]) -> torch.dtype:
     try:
         with safe_open(files[0], "pt") as file:
-            return file.get_tensor(next(iter(file.keys()))).dtype  # type: ignore[no-any-return]
+            return file.get_tensor(next(iter(file.keys()))).dtype
     except (SafetensorError, StopIteration) as error:
         raise ValueError(f"{files[0]} is damaged ({error}); download it again.") from None
 
@@ -176,27 +189,38 @@ def _model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str
             output_loading_info=True,
         )
     except (SafetensorError, RuntimeError, OSError, ValueError) as error:
-        raise ValueError(f"the weights in {folder} cannot be loaded as {config.model_type}: {str(error).strip()}") from None
+        raise ValueError(
+            f"the weights in {folder} cannot be loaded as {config.model_type}: {str(error).strip()}"
+        ) from None
     missing = sorted(told["missing_keys"])
     if missing or told["mismatched_keys"]:
         wrong = missing or sorted(str(key) for key in told["mismatched_keys"])
         raise ValueError(
-            f"{folder} lacks {len(wrong)} tensors of a {config.model_type} with this config ({', '.join(wrong[:3])} ...), which "
+            f"{folder} lacks {len(wrong)} tensors of a {config.model_type} with this config "
+            f"({', '.join(wrong[:3])} ...), which "
             "would be random numbers; the download is incomplete or config.json belongs to another model."
         )
     unused = sorted(told["unexpected_keys"])
-    notes = [f"{len(unused)} tensors in {folder} are not used by {type(model).__name__}: {', '.join(unused[:5])}"] if unused else []
+    notes = (
+        [f"{len(unused)} tensors in {folder} are not used by {type(model).__name__}: {', '.join(unused[:5])}"]
+        if unused
+        else []
+    )
     return model, notes
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
-            raise ValueError(f"{folder}: {name} holds NaN or infinite values; the weights are damaged, download them again.")
+            raise ValueError(
+                f"{folder}: {name} holds NaN or infinite values; the weights are damaged, download them again."
+            )
 
 
 def _tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder} has no tokenizer that transformers can read: {str(error).strip().splitlines()[0]}") from None
+        raise ValueError(
+            f"{folder} has no tokenizer that transformers can read: {str(error).strip().splitlines()[0]}"
+        ) from None

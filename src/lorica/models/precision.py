@@ -18,7 +18,9 @@ def choose_device(wanted: str) -> torch.device:
         return torch.device(next(name for name, there in available.items() if there))
     if not available[wanted]:
         there = ", ".join(name for name, yes in available.items() if yes)
-        raise ValueError(f"system.device is {wanted}, which torch {torch.__version__} does not see here; it sees {there}.")
+        raise ValueError(
+            f"system.device is {wanted}, which torch {torch.__version__} does not see here; it sees {there}."
+        )
     return torch.device(wanted)
 
 

@@ -60,11 +60,13 @@ def _derive_model_values(resolved: Resolved, base: Base) -> Resolved:
         name = "bf16" if base.dtype == torch.bfloat16 else "fp32"
         resolved = derive(resolved, "model.dtype", name, base.dtype_reason)
     if config.train.lr == "auto":
-        model_type = base.model.config.model_type  # type: ignore[union-attr]
+        model_type = base.model.config.model_type
         lr, reason = default_learning_rate(base.hidden_size, str(model_type), config.method)
         resolved = derive(resolved, "train.lr", lr, reason)
     if config.data.max_length is None:
-        length, reason = (base.longest, "all the model has positions for") if base.longest else (2048, "the model names no limit")
+        length, reason = (
+            (base.longest, "all the model has positions for") if base.longest else (2048, "the model names no limit")
+        )
         resolved = derive(resolved, "data.max_length", length, reason)
     return _derive_system(resolved, base)
 
@@ -86,7 +88,7 @@ def _derive_system(resolved: Resolved, base: Base) -> Resolved:
 
 def tokens_per_microbatch(base: Base) -> tuple[int, str]:
     """As many tokens as keep the device busy, within a budget for the logits (tokens x vocabulary values)."""
-    vocabulary = base.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    vocabulary = base.model.get_input_embeddings().weight.shape[0]
     # Beyond 1,024 tokens a CPU gains nothing, and the block-diagonal mask of a packed row grows with the square.
     busy = 8192 if base.device.type == "cuda" else 1024
     affordable = LOGITS_BUDGET // (LOGITS_BYTES_PER_VALUE * vocabulary)
@@ -109,7 +111,9 @@ def _derive_out(resolved: Resolved) -> Resolved:
     paths = resolved.config.data.path
     first = paths if isinstance(paths, str) else paths[0]
     model = Path(resolved.config.model.path)
-    name = model.parent.name if model.name in ("hf", "model", "base") else model.name  # a folder's generic last name says nothing
+    name = (
+        model.parent.name if model.name in ("hf", "model", "base") else model.name
+    )  # a folder's generic last name says nothing
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     return derive(resolved, "out", f"runs/{name}-{Path(first).stem}-{time}", "model, data and time")
 

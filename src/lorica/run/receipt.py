@@ -16,9 +16,12 @@ from lorica.models import Base
 _PACKAGES = ("lorica", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def receipt(resolved: Resolved, base: Base, training: list[Example], held_out: list[Example]) -> dict[str, Any]:
-    """Hashes of settings, base and data; versions; the machine."""
+def receipt(
+    resolved: Resolved, base: Base, training: list[Example], held_out: list[Example], format: str
+) -> dict[str, Any]:
+    """Hashes of settings, base and data; versions; the machine. `format` is what the rows were read as."""
     return {
+        "format": format,
         "settings_hash": hash_json(result_settings(resolved.config)),
         "base": {"name": base.name, "dtype": str(base.dtype).removeprefix("torch."), **base.hashes},
         "data": {"training": hash_examples(training), "held_out": hash_examples(held_out)},

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lorica import config as configuration
-from lorica.config import LoraConfig, Resolved, to_yaml
-from lorica.evaluate import Evaluation, build_report, evaluate, write_report
+from lorica.config import LoraConfig, to_yaml
+from lorica.evaluate.evaluation import Evaluation, evaluate
+from lorica.evaluate.report import build_report, write_report
 from lorica.evaluate.scores import score
 from lorica.files import write_atomically, write_json
 from lorica.lora import Adapter, attach
@@ -16,13 +17,13 @@ from lorica.run.memory import peak_memory_bytes
 from lorica.run.prepare import Prepared, prepare
 from lorica.run.receipt import receipt, settings_with_origins
 from lorica.run.watch import Watcher
-from lorica.train.checkpoint import Progress
-from lorica.train.loop import Loop, LoopSettings
-from lorica.train.loss import packing_error
-from lorica.train.run_folder import RunFolder
-from lorica.train.schedule import total_steps
-from lorica.train.subject import Subject, subject_of
-from lorica.train.trackers import Trackers
+from lorica.training.checkpoint import Progress
+from lorica.training.loop import Loop, LoopSettings
+from lorica.training.loss import packing_error
+from lorica.training.run_folder import RunFolder
+from lorica.training.schedule import total_steps
+from lorica.training.subject import Subject, subject_of
+from lorica.training.trackers import Trackers
 
 # Logits of packed documents may differ from those of the documents alone by rounding; seeing each other differs by ~1.
 PACKING_TOLERANCE = 0.05
@@ -52,16 +53,19 @@ def train(
     watcher: Watcher | None = None,
     **values: Any,
 ) -> RunResult:
-    """Fine-tune, from a configuration file, keyword values shaped like one, overrides "section.key=value", or all three:
-    `train(model="path", data="rows.jsonl", lora={"r": 16}, train={"steps": 100})`.
+    """Fine-tune, from a configuration file, keyword values shaped like one, overrides "section.key=value", or all
+    three: `train(model="path", data="rows.jsonl", lora={"r": 16}, train={"steps": 100})`.
 
     With `resume`, the run in that folder is continued instead, and ends with the weights it would have ended with; only
-    `system.*` may then be overridden. Raises ValueError for anything wrong with the input, `Interrupted` after a signal.
+    `system.*` may then be overridden. Raises ValueError for anything wrong with the input, `Interrupted` after a
+    signal.
     """
     watcher = watcher or Watcher()
     if resume is not None:
         if config is not None or values or any(not override.startswith("system.") for override in overrides):
-            raise ValueError("a resumed run keeps its own configuration; only system.key=value can be given with resume.")
+            raise ValueError(
+                "a resumed run keeps its own configuration; only system.key=value can be given with resume."
+            )
         return _resume(RunFolder(resume), overrides, watcher)
     prepared = prepare(configuration.load(config, list(overrides), values or None), watcher)
     out = prepared.resolved.config.out
@@ -69,8 +73,10 @@ def train(
     run = RunFolder(out)
     with run.locked():
         if run.holds_a_run():
-            raise ValueError(f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out.")
-        write_json(run.receipt, receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out))
+            raise ValueError(
+                f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out."
+            )
+        write_json(run.receipt, _receipt(prepared))
         write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
         return _execute(prepared, run, watcher)
 
@@ -83,17 +89,22 @@ def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunRe
     with run.locked():
         prepared = prepare(configuration.load(run.config, list(overrides)), watcher)
         before: dict[str, Any] = json.loads(run.receipt.read_text(encoding="utf-8"))
-        now = receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out)
+        now = _receipt(prepared)
         _check_same_run(before, now, run)
         prepared.origins = before["settings"]
         return _execute(prepared, run, watcher)
+
+
+def _receipt(prepared: Prepared) -> dict[str, Any]:
+    return receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out, prepared.format)
 
 
 def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
     for part, told in (("base", "the base model"), ("data", "the data"), ("settings_hash", f"{run.config.name}")):
         if before[part] != now[part]:
             raise ValueError(
-                f"{told} is not what the run in {run.path} began with, so it cannot be continued to the same result. Put it "
+                f"{told} is not what the run in {run.path} began with, so it cannot be continued to the same "
+                "result. Put it "
                 "back as it was, or start a new run."
             )
 
@@ -119,7 +130,8 @@ def _fit_packing(prepared: Prepared, watcher: Watcher) -> None:
     error = packing_error(prepared.base.model)
     if error > PACKING_TOLERANCE:
         watcher.notice(
-            f"this model does not keep packed documents apart (logits differ by {error:.2f} standard deviations), so every "
+            f"this model does not keep packed documents apart (logits differ by {error:.2f} standard deviations), "
+            "so every "
             "row is computed alone: slower, with the same result"
         )
         prepared.capacity = 1
@@ -213,12 +225,17 @@ def _save(prepared: Prepared, subject: Subject, run: RunFolder) -> None:
     if subject.adapter is not None:
         subject.adapter.save(target)
     else:
-        prepared.base.model.save_pretrained(target)  # type: ignore[operator]
+        prepared.base.model.save_pretrained(target)
     prepared.base.tokenizer.save_pretrained(target)
 
 
 def _finish(
-    prepared: Prepared, subject: Subject, run: RunFolder, progress: Progress, before: Evaluation | None, after: Evaluation | None
+    prepared: Prepared,
+    subject: Subject,
+    run: RunFolder,
+    progress: Progress,
+    before: Evaluation | None,
+    after: Evaluation | None,
 ) -> RunResult:
     device = prepared.base.device
     speed = progress.tokens / progress.seconds if progress.seconds > 0 else None
@@ -239,7 +256,9 @@ def _finish(
             },
             "findings": [asdict(finding) for finding in prepared.findings],
             "settings": prepared.origins or settings_with_origins(prepared.resolved),
-            "receipt": {k: v for k, v in json.loads(run.receipt.read_text(encoding="utf-8")).items() if k != "settings"},
+            "receipt": {
+                k: v for k, v in json.loads(run.receipt.read_text(encoding="utf-8")).items() if k != "settings"
+            },
         }
         report = build_report(before, after, facts, prepared.resolved.config.evaluate.samples)
         write_report(report, run.path, run.read_metrics())

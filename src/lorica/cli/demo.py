@@ -1,0 +1,18 @@
+"""`lorica demo`: the embedded model learns a small task, in about a minute."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Fine-tune the embedded model to turn messages into tickets, and show it before and after."""
+    from lorica.cli.train import run_and_print
+    from lorica.demo import fresh_folder, write_demo_run
+
+    folder = fresh_folder(out)
+    run_and_print(as_json, str(write_demo_run(folder)), [f"out={folder}"], None, {})

@@ -1,0 +1,79 @@
+"""What the commands share: quiet libraries, JSON on stdout, and a watcher that draws progress on stderr."""
+
+import json
+import time
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from lorica.run.watch import Watcher
+
+JSON_OPTION = typer.Option("--json", help="Print one JSON object on stdout; messages go to stderr.")
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def quiet_libraries() -> None:
+    """No progress bars or warnings of transformers between our own lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+class TerminalWatcher(Watcher):
+    """Notices as lines; stages and training as bars, or as a line now and then where the output is no terminal."""
+
+    SECONDS_BETWEEN_LINES = 10.0
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[told]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.task_name = ""
+        self.line_at = time.monotonic()
+
+    def __enter__(self) -> "TerminalWatcher":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def notice(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        self._show(name, done, total, "")
+
+    def record(self, record: dict[str, float | int], total_steps: int) -> None:
+        if "held_out_loss" in record:
+            self.notice(f"step {record['step']}: held-out loss {record['held_out_loss']:.4f}")
+            return
+        told = f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tokens/s"
+        self._show("training", int(record["step"]), total_steps, told)
+        due = time.monotonic() - self.line_at >= self.SECONDS_BETWEEN_LINES or record["step"] == total_steps
+        if not self.console.is_terminal and due:
+            self.notice(f"step {record['step']} of {total_steps}: {told}")
+            self.line_at = time.monotonic()
+
+    def _show(self, name: str, done: int, total: int, told: str) -> None:
+        if self.task is None or name != self.task_name:
+            if self.task is not None:
+                self.progress.remove_task(self.task)
+            self.task, self.task_name = self.progress.add_task(name, total=total, told=told), name
+        self.progress.update(self.task, completed=done, total=total, told=told)

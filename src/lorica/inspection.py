@@ -1,0 +1,159 @@
+"""What lies at a path: a model, an adapter or a run, read from headers and small files without loading a model."""
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_json
+from lorica.lora.peft_config import lora_config
+from lorica.lora.targets import rank_and_alpha, scaling
+from lorica.models.load import weight_files
+from lorica.training.run_folder import RunFolder
+
+BITS = {
+    "F64": 64,
+    "F32": 32,
+    "F16": 16,
+    "BF16": 16,
+    "I64": 64,
+    "I32": 32,
+    "I16": 16,
+    "I8": 8,
+    "U8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+}
+
+
+def inspect(path: str | Path) -> dict[str, Any]:
+    """Describe what is at `path`: `kind` (run, adapter, model), then what it is made of.
+
+    Raises ValueError if it is none of them, or a file of it is damaged.
+    """
+    folder = Path(path)
+    if RunFolder(folder).holds_a_run():
+        return _run(RunFolder(folder))
+    if (folder / CONFIG).is_file():
+        return _adapter(folder)
+    if (folder / "config.json").is_file():
+        return _model(folder)
+    what = "does not exist" if not folder.exists() else "is a file" if folder.is_file() else "holds none of their files"
+    raise ValueError(
+        f"{path} {what}; inspect takes the folder of a run, of an adapter in PEFT's format, or of a transformers model."
+    )
+
+
+def _headers(files: list[Path]) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of every tensor, by name."""
+    found: dict[str, tuple[str, list[int]]] = {}
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a dict
+                    part = file.get_slice(name)
+                    found[name] = (part.get_dtype(), part.get_shape())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}).") from None
+    return found
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    text = config.get("text_config", config)
+    files = weight_files(folder)
+    tensors = _headers(files)
+    return {
+        "kind": "model",
+        "architecture": (config.get("architectures") or [config.get("model_type")])[0],
+        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
+        "tensors": len(tensors),
+        "stored_as": dict(Counter(dtype for dtype, _ in tensors.values())),
+        "bytes": sum(file.stat().st_size for file in files),
+        "layers": text.get("num_hidden_layers", text.get("n_layer")),
+        "hidden_size": text.get("hidden_size", text.get("n_embd")),
+        "vocabulary": text.get("vocab_size"),
+        "longest": text.get("max_position_embeddings", text.get("n_positions")),
+        "chat_template": _has_template(folder),
+    }
+
+
+def _has_template(folder: Path) -> bool:
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    settings = folder / "tokenizer_config.json"
+    return settings.is_file() and bool(read_json(settings).get("chat_template"))
+
+
+def _adapter(folder: Path) -> dict[str, Any]:
+    values = read_json(folder / CONFIG)
+    config = lora_config(values, folder / CONFIG)
+    if not (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} has {CONFIG} but no {WEIGHTS}; the adapter is incomplete.")
+    tensors = _headers([folder / WEIGHTS])
+    with safe_open(folder / WEIGHTS, "pt") as file:
+        provenance = json.loads((file.metadata() or {}).get("lorica", "{}"))
+        pairs = {
+            key.removesuffix(".lora_A.weight"): file.get_tensor(key)
+            for key in tensors
+            if key.endswith(".lora_A.weight")
+        }
+        modules = [
+            _pair(name, down, file.get_tensor(f"{name}.lora_B.weight"), config) for name, down in sorted(pairs.items())
+        ]
+    return {
+        "kind": "adapter",
+        "base": values.get("base_model_name_or_path"),
+        "provenance": provenance,
+        "r": config.r,
+        "alpha": config.alpha,
+        "rslora": config.use_rslora,
+        "dora": config.use_dora,
+        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
+        "bytes": (folder / WEIGHTS).stat().st_size,
+        "modules": modules,
+    }
+
+
+def _pair(key: str, down: torch.Tensor, up: torch.Tensor, config: Any) -> dict[str, Any]:
+    """Scale, size and effective rank of `scale * B A`, from r-by-r products: the full matrix is never formed.
+
+    The effective rank is the exponential of the entropy of the normalised singular values (Roy & Vetterli 2007).
+    """
+    name = key.removeprefix("base_model.model.")
+    r, alpha = rank_and_alpha(name, config)
+    scale = scaling(r, alpha, config.use_rslora)
+    left, right = torch.linalg.qr(up.double()).R, torch.linalg.qr(down.double().t()).R
+    singular = scale * torch.linalg.svdvals(left @ right.t())
+    share = singular / singular.sum().clamp_min(1e-300)
+    entropy = -(share * share.clamp_min(1e-300).log()).sum()
+    return {
+        "module": name,
+        "r": r,
+        "scale": scale,
+        "norm": float(singular.norm()),
+        "effective_rank": float(entropy.exp()) if singular.sum() > 0 else 0.0,
+    }
+
+
+def _run(run: RunFolder) -> dict[str, Any]:
+    receipt = read_json(run.receipt)
+    records = run.read_metrics()
+    losses = [record["loss"] for record in records if "loss" in record]
+    chosen = {key: s["value"] for key, s in receipt["settings"].items() if s["origin"] != "default"}
+    return {
+        "kind": "run",
+        "state": "finished" if run.report.is_file() else "unfinished",
+        "steps": max((record["step"] for record in records), default=0),
+        "last_loss": losses[-1] if losses else None,
+        "base": receipt["base"],
+        "rows": receipt["rows"],
+        "settings": chosen,
+        "machine": receipt["machine"],
+        "versions": receipt["versions"],
+        "adapter": _adapter(run.adapter) if (run.adapter / CONFIG).is_file() else None,
+    }

@@ -1,0 +1,44 @@
+"""Ctrl-C and SIGTERM end a run between two steps, with a checkpoint; a second one ends it at once."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+
+class Interrupted(Exception):
+    """The run in folder `run` was asked to stop by `signal`, and has written a full checkpoint after `step`."""
+
+    def __init__(self, run: Path, step: int, number: int) -> None:
+        super().__init__(f"interrupted after step {step}")
+        self.run, self.step, self.signal = run, step, number
+
+
+class StopRequest:
+    """Set by the first signal; `number` is 0 until then."""
+
+    number = 0
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """While inside, SIGINT and SIGTERM only set the request. Outside the main thread signals cannot be caught, and are
+    not."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if request.number:
+            raise KeyboardInterrupt
+        request.number = number
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,78 @@
+"""A run is a folder: everything about it is in files there, and only one process trains into it.
+
+`config.yaml` (resolved, with the origin of every value), `receipt.json` (hashes, versions, machine), `metrics.jsonl`,
+`before.json` (the untouched base, measured), `checkpoints/`, `adapter/` (PEFT's format) or `model/`, `report.json`,
+`report.html`.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lorica.files import write_atomically
+
+
+class RunFolder:
+    """Paths of a run, and its line-by-line metrics."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.receipt = self.path / "receipt.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.before = self.path / "before.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.adapter = self.path / "adapter"
+        self.model = self.path / "model"
+        self.report = self.path / "report.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the lock goes with the process, however it ends.
+
+        Raises ValueError if another process trains into the folder, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(
+                f"another process is training into {self.path}; wait for it, or give this run another out."
+            ) from None
+        except OSError as error:
+            raise ValueError(
+                f"the run folder {self.path} cannot be written ({error.strerror}); give another out."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def holds_a_run(self) -> bool:
+        return self.config.exists()
+
+    def append_metrics(self, record: dict[str, Any]) -> None:
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The records so far; a last line that a kill cut in half is left out."""
+        if not self.metrics.exists():
+            return []
+        records = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return records
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop what was recorded after `step`, which a resumed run will record again."""
+        kept = [record for record in self.read_metrics() if record["step"] <= step]
+        write_atomically(self.metrics, "".join(json.dumps(record) + "\n" for record in kept).encode())

@@ -1,0 +1,83 @@
+"""What is trained: an adapter on a frozen base, or the whole model. The loop knows no other difference between them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lorica.data.batches import Batch
+from lorica.lora import Adapter
+from lorica.lora.dropout import token_keys
+from lorica.models.fingerprint import checksum
+
+
+@dataclass
+class Subject:
+    """`adapter` is None for full fine-tuning. The model is in evaluation mode throughout: the base's own dropout would
+    make a result depend on how a step was cut; the adapter's dropout depends on tokens alone."""
+
+    model: nn.Module
+    adapter: Adapter | None
+    parameters: dict[str, nn.Parameter]
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.parameters.values())).device
+
+    def prepare(self, batch: Batch, rows: list[int], seed: int, step: int) -> None:
+        """Tell the adapter's dropout which tokens the batch holds. `rows`: the step's rows, which `members` index."""
+        if self.adapter is None or self.adapter.config.dropout == 0:
+            return
+        starts = (batch.position_ids[0] == 0).cumsum(0) - 1  # (tokens,): which document of the row
+        examples = torch.tensor([rows[member] for member in batch.members], device=starts.device)[starts]
+        self.adapter.token_keys.keys = token_keys(seed, step, examples, batch.position_ids[0])
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, no dropout and no recomputation (which would also drop the key-value cache of generation)."""
+        layers = [module for module in self.model.modules() if getattr(module, "gradient_checkpointing", False)]
+        self._set_training(False, layers)
+        try:
+            yield
+        finally:
+            self._set_training(True, layers)
+
+    def _set_training(self, mode: bool, layers: list[nn.Module]) -> None:
+        if self.adapter is not None:
+            self.adapter.train(mode)
+            self.adapter.token_keys.keys = None
+        for layer in layers:  # transformers recomputes a layer that is in training mode itself; its parts are not
+            layer.training = mode
+
+    def state(self) -> dict[str, Tensor]:
+        """Trained tensors by name, and the frozen start pairs of an adapter that has them."""
+        return self.adapter.state() if self.adapter is not None else {k: p.detach() for k, p in self.parameters.items()}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+    def trainable_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def frozen_checksum(self) -> int:
+        """A checksum of every tensor that training must not touch."""
+        trained = {id(parameter) for parameter in self.parameters.values()}
+        named = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        return checksum(named[name] for name in sorted(named) if id(named[name]) not in trained)
+
+
+def subject_of(model: nn.Module, adapter: Adapter | None, recompute: bool = False) -> Subject:
+    """Without an adapter everything of the model is trained. With `recompute`, only each decoder layer's input is kept,
+    and the layer computed again in the backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174)."""
+    if adapter is None:
+        model.requires_grad_(True)
+    parameters = adapter.named_parameters() if adapter is not None else dict(model.named_parameters())
+    subject = Subject(model.eval(), adapter, parameters)
+    if recompute:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    with subject.evaluating():
+        pass  # leaves the subject in training mode
+    return subject
