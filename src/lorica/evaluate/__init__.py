@@ -2,5 +2,5 @@
 
     scores, generation  ->  metrics, forgetting  ->  evaluation (one side)  ->  report (both)  ->  terminal, page
 
-The last three need no torch: `lorica report` shows a finished run at once.
+The last two need no torch: `lorica report` shows a finished run at once.
 """

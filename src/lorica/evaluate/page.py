@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -12,6 +13,23 @@ from lorica.evaluate.charts import Point, Series, finite, interval_mark, line_ch
 from lorica.evaluate.differences import compare
 from lorica.evaluate.headline import TITLES, comparisons
 from lorica.evaluate.quantities import duration, memory
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One number of the page's head, and what is written small beneath it."""
+
+    label: str
+    value: str
+    beside: str = ""
+
+
+# What a run measures, and the planner's key for the same thing.
+_MEASURED: list[tuple[str, str, str, Callable[[float], str]]] = [
+    ("time", "seconds", "seconds", duration),
+    ("speed", "tokens_per_second", "tokens_per_second", lambda speed: f"{speed:,.0f} tokens/s"),
+    ("peak memory", "peak_memory_bytes", "peak_bytes", memory),
+]
 
 
 def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
@@ -24,6 +42,7 @@ def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]])
         lstrip_blocks=True,
     )
     settings = report["settings"]
+    held_out = _held_out_points(report, history)
     return environment.get_template("page.html").render(
         report=report,
         title=TITLES[report["verdict"]],
@@ -31,39 +50,36 @@ def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]])
         interval_mark=interval_mark,
         compare=compare,
         facts=_facts(report),
-        loss_chart=_loss_chart(history),
+        loss_chart=_loss_chart(_points(history, "loss"), held_out),
         rate_chart=_rate_chart(history),
-        has_held_out=bool(_points(history, "held_out_loss")),
+        has_held_out=bool(held_out),
         chosen={key: setting for key, setting in settings.items() if setting["origin"] != "default"},
         defaults={key: setting for key, setting in settings.items() if setting["origin"] == "default"},
         receipt=dict(_flat(report["receipt"])),
     )
 
 
-def _facts(report: Mapping[str, Any]) -> dict[str, str]:
-    """What the run cost, by label, the planner's prediction beside what was measured where both are known."""
-    measured, plan = report["measured"], report["plan"] or {}
-    facts = {}
+def _facts(report: Mapping[str, Any]) -> list[Fact]:
+    """What the run cost, the planner's prediction beside what was measured where both are known."""
+    measured, plan, total = report["measured"], report["plan"] or {}, report["total_parameters"]
+    facts = []
     if report["trainable_parameters"] is not None:
-        facts["trainable parameters"] = f"{report['trainable_parameters']:,}"
-        if report["total_parameters"]:
-            share = 100 * report["trainable_parameters"] / report["total_parameters"]
-            facts["trainable parameters"] += f" ({share:.2f} % of {report['total_parameters']:,})"
+        trainable = report["trainable_parameters"]
+        share = f"{100 * trainable / total:.2f} % of {total:,}" if total else ""
+        facts.append(Fact("trainable parameters", f"{trainable:,}", share))
     if report["steps"] is not None:
-        facts["steps"] = f"{report['steps']:,}"
-    for label, key, planned_key, write in (
-        ("time", "seconds", "seconds", duration),
-        ("speed", "tokens_per_second", "tokens_per_second", lambda speed: f"{speed:,.0f} tokens/s"),
-        ("peak memory", "peak_memory_bytes", "peak_bytes", memory),
-    ):
+        facts.append(Fact("steps", f"{report['steps']:,}"))
+    for label, key, planned_key, write in _MEASURED:
         if measured.get(key) is not None:
             planned = plan.get(planned_key)
-            facts[label] = write(measured[key]) + (f" (planned {write(planned)})" if planned is not None else "")
+            facts.append(Fact(label, write(measured[key]), f"planned {write(planned)}" if planned is not None else ""))
     return facts
 
 
-def _loss_chart(history: Sequence[Mapping[str, Any]]) -> Markup:
-    train, held_out = thinned(_points(history, "loss")), _points(history, "held_out_loss")
+def _loss_chart(losses: list[Point], held_out: list[Point]) -> Markup:
+    if not losses:
+        return Markup("")
+    train = thinned(losses)
     trend = smoothed(train) if len(train) > 8 else []
     return line_chart(
         [
@@ -74,6 +90,13 @@ def _loss_chart(history: Sequence[Mapping[str, Any]]) -> Markup:
         "optimiser step",
         "loss (nats per token)",
     )
+
+
+def _held_out_points(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> list[Point]:
+    """Measured on the way, between the base model at step 0 and the result at the last step."""
+    ends = {0.0: report["before"]["loss"], float(report["steps"] or 0): report["after"]["loss"]}
+    points = {step: loss for step, loss in ends.items() if loss is not None}
+    return sorted((points | dict(_points(history, "held_out_loss"))).items())
 
 
 def _rate_chart(history: Sequence[Mapping[str, Any]]) -> Markup:

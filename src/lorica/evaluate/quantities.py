@@ -33,7 +33,7 @@ _KNOWN = {
     "exact_match": Quantity("exact match", percent=True),
     "bleu": Quantity("BLEU", decimals=1),
     "chrf": Quantity("chrF", decimals=1),
-    "general_loss": Quantity("loss on general text", lower_is_better=True),
+    "general_loss": Quantity("general text loss", lower_is_better=True),
 }
 
 

@@ -58,7 +58,7 @@ def cost_line(report: Mapping[str, Any]) -> str:
 
 
 def _table(report: Mapping[str, Any]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     table.add_column("", overflow="fold")
     for heading in ("before", "after", "change"):
         table.add_column(heading, justify="right", no_wrap=True)
