@@ -89,8 +89,8 @@ def _derive_system(resolved: Resolved, base: Base) -> Resolved:
 def tokens_per_microbatch(base: Base) -> tuple[int, str]:
     """As many tokens as keep the device busy, within a budget for the logits (tokens x vocabulary values)."""
     vocabulary = base.model.get_input_embeddings().weight.shape[0]
-    # Beyond 1,024 tokens a CPU gains nothing, and the block-diagonal mask of a packed row grows with the square.
-    busy = 8192 if base.device.type == "cuda" else 1024
+    # On a CPU the mask of a packed row costs more than packing saves beyond 256 tokens (benchmarks/microbatch_tokens.py).
+    busy = 8192 if base.device.type == "cuda" else 256
     affordable = LOGITS_BUDGET // (LOGITS_BYTES_PER_VALUE * vocabulary)
     if affordable < busy:
         return max(256, affordable), f"4 GiB of logits over a vocabulary of {vocabulary:,}"
