@@ -2,10 +2,10 @@
 
     python benchmarks/e2e_nlg.py --data FOLDER_WITH_trainset.csv --base stories260K=PATH --base NAME=PATH
 
-Each method is trained at the default learning rate, a third and three times of it, on the same rows in the same order, and
-measured on the same distinct test inputs with all their references. Every run is a `lorica train` process of its own, so
-that its peak memory is its own. Writes one JSON with everything and prints a Markdown table. A run that is finished is not
-run again.
+Each method is trained at the default learning rate, a third and three times of it, on the same rows in the same order,
+and measured on the same distinct test inputs with all their references. Every run is a `lorica train` process of its
+own, so that its peak memory is its own. Writes one JSON with everything and prints a Markdown table. A run that is
+finished is not run again.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import json
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,25 +76,43 @@ def run(base: Path, method: str, factor: float, folder: Path, epochs: float) -> 
     }
 
 
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """A row a base and method, at the learning rate with the lowest loss; the default rate's figures beside it."""
-    lines = [
-        "| base | method | trained parameters | loss before → after | BLEU before → after (95 % of change) | learning rate |"
-        " at the default rate: loss, BLEU | seconds | peak MB |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    columns = (
+        "base",
+        "method",
+        "trained parameters",
+        "loss before → after",
+        "BLEU before → after (95 % of the change)",
+        "learning rate",
+        "at the default rate: loss, BLEU",
+        "seconds",
+        "peak MB",
+    )
+    lines = [_row(columns), _row(["---"] * len(columns))]
     for name, runs in results.items():
         for method in METHODS:
             mine = [result for result in runs if result["method"] == method]
             best = min(mine, key=lambda result: result["loss"][1])
             default = next(result for result in mine if result["default_lr"])
+            (loss_before, loss_after), (bleu_before, bleu_after) = best["loss"], best["bleu"]
             low, high = best["bleu_interval"]
-            lines.append(
-                f"| {name} | {method} | {best['trainable_parameters']:,} | {best['loss'][0]:.3f} → {best['loss'][1]:.3f} "
-                f"| {best['bleu'][0]:.1f} → {best['bleu'][1]:.1f} (+{low:.1f} … +{high:.1f}) | {best['lr']:.2g} "
-                f"| {default['loss'][1]:.3f}, {default['bleu'][1]:.1f} | {best['seconds']:.0f} "
-                f"| {best['peak_memory_bytes'] / 1e6:.0f} |"
-            )
+            cells = [
+                name,
+                method,
+                f"{best['trainable_parameters']:,}",
+                f"{loss_before:.3f} → {loss_after:.3f}",
+                f"{bleu_before:.1f} → {bleu_after:.1f} ({low:+.1f} … {high:+.1f})",
+                f"{best['lr']:.2g}",
+                f"{default['loss'][1]:.3f}, {default['bleu'][1]:.1f}",
+                f"{best['seconds']:.0f}",
+                f"{best['peak_memory_bytes'] / 1e6:.0f}",
+            ]
+            lines.append(_row(cells))
     return "\n".join(lines)
 
 
