@@ -6,9 +6,7 @@ terminal table and the page only lay it out.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from lorica.evaluate.headline import headline
 from lorica.evaluate.metrics import score_function
 from lorica.evaluate.page import render_page
 from lorica.evaluate.quantities import quantity
+from lorica.files import write_atomically, write_json
 
 FACTS: dict[str, Any] = {
     "run": None,
@@ -76,22 +75,14 @@ def build_report(
 
 
 def write_report(report: Mapping[str, Any], folder: str | Path, history: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Writes `report.json` (sorted keys) and `report.html` into the run folder, each whole or not at all.
+    """Writes `report.html`, then `report.json` (its presence says that a run is complete), each whole or not at all.
 
     `history` is the rows of metrics.jsonl: `step` with `loss` and `lr`, and rows with `held_out_loss`.
     """
-    text = json.dumps(report, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return [
-        _write(Path(folder) / "report.json", text),
-        _write(Path(folder) / "report.html", render_page(report, history)),
-    ]
-
-
-def _write(path: Path, text: str) -> Path:
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
-    return path
+    page, numbers = Path(folder) / "report.html", Path(folder) / "report.json"
+    write_atomically(page, render_page(report, history).encode())
+    write_json(numbers, report)
+    return [page, numbers]
 
 
 def _check_same_rows(before: Evaluation, after: Evaluation) -> None:
