@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 CHATML = (
@@ -40,8 +40,11 @@ def byte_level(
     return _wrap(tokenizer, eos, bos, specials)
 
 
-def metaspace(eos: str = "</s>", bos: str = "<s>") -> Any:
-    """A BPE in the sentencepiece manner (Llama 2): a space is part of the word after it, BOS added by the tokenizer."""
+def metaspace(eos: str = "</s>", bos: str = "<s>", normalized: bool = False) -> Any:
+    """A BPE in the sentencepiece manner (Llama 2): a space is part of the word after it, BOS added by the tokenizer.
+
+    `normalized` special tokens are looked for with a space in front, so they are missed inside text.
+    """
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trainer = trainers.BpeTrainer(show_progress=False, vocab_size=200)
@@ -55,7 +58,7 @@ def metaspace(eos: str = "</s>", bos: str = "<s>") -> Any:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    tokenizer.add_special_tokens([bos, eos])
+    tokenizer.add_special_tokens([AddedToken(token, normalized=normalized) for token in (bos, eos)])
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, 1)])
     return _wrap(tokenizer, eos, bos, ())
 

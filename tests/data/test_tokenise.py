@@ -109,6 +109,18 @@ def test_a_tokenizer_without_eos_is_refused_for_completions(write: Any) -> None:
         read(write, tokenizer, {"prompt": "a", "completion": "b"})
 
 
+def test_an_eos_token_that_its_own_text_does_not_give(write: Any) -> None:
+    """Early Llama 2 tokenizers split "</s>" in text: completions end with its id all the same, chats are refused."""
+    broken = metaspace(normalized=True)
+    assert len(broken("cat</s>", add_special_tokens=False)["input_ids"]) > 2
+    [one], _ = read(write, broken, {"prompt": "the", "completion": " cat</s>"})
+    assert broken.decode(one.input_ids) == broken.decode([*broken("the cat")["input_ids"], broken.eos_token_id])
+    assert one.input_ids[-1] == broken.eos_token_id
+    broken.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}assistant: "
+    with pytest.raises(ValueError, match=r"rows.jsonl:1.*</s>.*is not one token"):
+        read(write, broken, {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+
+
 def test_a_slow_tokenizer_is_refused(write: Any) -> None:
     class Slow:
         is_fast = False

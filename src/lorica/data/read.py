@@ -72,18 +72,19 @@ def _plain_document(record: Completion | Text, tokenizer: PreTrainedTokenizerBas
     prompt, rest = ("", record.text) if isinstance(record, Text) else (record.prompt, record.completion)
     if not rest:
         findings.add("empty text", record.source, "Only the stop token is trained.")
-    eos = str(tokenizer.eos_token or "")
-    if not eos and isinstance(record, Completion):
+    eos = tokenizer.eos_token_id
+    if eos is None and isinstance(record, Completion):
         raise ValueError(
             f"{record.source}: the tokenizer has no eos_token, so the model would never learn to stop. Set one."
         )
-    text = prompt + (rest if eos and rest.endswith(eos) else rest + eos)
-    bos = str(tokenizer.bos_token or "")
+    rest = rest.removesuffix(str(tokenizer.eos_token)) if eos is not None else rest
+    text = prompt + rest
     return Document(
         record.source,
         text,
         [Span(len(prompt), len(text), record.weight)],
-        prefix=not (bos and text.startswith(bos)),
+        prefix=True,
+        ending=() if eos is None else (eos,),
         generative=isinstance(record, Completion),
     )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
+from unicodedata import normalize
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,13 +35,19 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Text, its supervised spans in order, and whether the tokenizer's own prefix (BOS) goes before it."""
+    """Text with its supervised spans, in order.
+
+    `prefix` says whether the tokenizer's own first tokens (BOS) go before it, where the text does not begin with them;
+    `ending` are ids that the last span generates after its text; `generative` is False for plain text, which has no
+    completion.
+    """
 
     source: str
     text: str
     spans: list[Span]
     prefix: bool = False
-    generative: bool = True  # False for plain text: it has no completion
+    ending: tuple[int, ...] = ()
+    generative: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +81,9 @@ class Tokeniser:
         while chunk := list(islice(documents, CHUNK)):
             encoded = self._encode([document.text for document in chunk])
             tails = {
-                document.text[tokens.offsets[at][0] if at else 0 : span.start]
+                self._tail(document, tokens, span)[1]
                 for document, tokens in zip(chunk, encoded, strict=True)
                 for span in document.spans
-                for at in [self._hard_boundary(tokens, span.start)]
             }
             alone = dict(zip(tails, (tokens.ids for tokens in self._encode(list(tails))), strict=True))
             for document, tokens in zip(chunk, encoded, strict=True):
@@ -91,32 +97,35 @@ class Tokeniser:
         )
         return [_Tokens(*pair) for pair in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
 
-    def _hard_boundary(self, tokens: _Tokens, start: int) -> int:
-        """Index of the last added token that ends at or before character `start`; 0 where there is none."""
-        at = bisect_right(tokens.offsets, start, key=itemgetter(1)) - 1
+    def _tail(self, document: Document, tokens: _Tokens, span: Span) -> tuple[int, str]:
+        """The last added token before the span: its index and the text from it up to the span (0 and all if none)."""
+        at = bisect_right(tokens.offsets, span.start, key=itemgetter(1)) - 1
         while at > 0 and tokens.ids[at] not in self._added:
             at -= 1
-        return max(at, 0)
+        return (at, document.text[tokens.offsets[at][0] : span.start]) if at > 0 else (0, document.text[: span.start])
 
     def _example(
         self, document: Document, tokens: _Tokens, alone: dict[str, list[int]], findings: Findings
     ) -> Iterator[Example]:
-        prefix = self._prefix if document.prefix else []
-        weights = [0.0] * len(tokens.ids)
+        written = tokens.ids[: len(self._prefix)] == self._prefix
+        prefix = self._prefix if document.prefix and not written else []
+        ids = [*prefix, *tokens.ids, *document.ending]
+        weights = [0.0] * len(ids)
         completion_start: int | None = None
         straddled: list[Span] = []
         for span in document.spans:
-            at = self._hard_boundary(tokens, span.start)
-            tail = alone[document.text[tokens.offsets[at][0] if at else 0 : span.start]]
-            first = at + len(tail)
+            at, tail = self._tail(document, tokens, span)
+            first = at + len(alone[tail])
             last = bisect_left(tokens.offsets, span.end, key=itemgetter(0))
-            if tokens.ids[at:first] != tail:
+            if tokens.ids[at:first] != alone[tail]:
                 straddled.append(span)
                 continue
-            weights[first:last] = [span.weight] * (last - first)
-            completion_start = first + len(prefix)
-        if len(straddled) < len(document.spans):
-            yield _finish(document, prefix + tokens.ids, [0.0] * len(prefix) + weights, completion_start)
+            self._check_stop(document, tokens.ids[first:last])
+            completion_start = len(prefix) + first
+            end = len(ids) if span is document.spans[-1] else len(prefix) + last
+            weights[completion_start:end] = [span.weight] * (end - completion_start)
+        if completion_start is not None:
+            yield _finish(document, ids, weights, completion_start)
         for span in straddled:
             findings.add(
                 "a token straddles prompt and completion",
@@ -125,6 +134,14 @@ class Tokeniser:
                 "server never produces; the prompt is tokenised alone, as the server does.",
             )
             yield self._continuation(document, span, prefix)
+
+    def _check_stop(self, document: Document, generated: list[int]) -> None:
+        if document.generative and not document.ending and generated[-1] not in self._added:
+            raise ValueError(
+                f"{document.source}: the stop token at the end of {self._decode(generated[-20:])!r} is not one token "
+                "of this tokenizer but several pieces of text, so no server would stop there. Add it to the "
+                "tokenizer's special tokens, or give a template that ends turns with a token it has."
+            )
 
     def _continuation(self, document: Document, span: Span, prefix: list[int]) -> Example:
         """The span as an example of its own: the tokens of the prompt alone, then those of the generated text."""
@@ -136,15 +153,18 @@ class Tokeniser:
             ids = self._encode([anchor + completion])[0].ids
             generated = ids[len(anchor_ids) :]
             if ids[: len(anchor_ids)] == anchor_ids and self._decode(prompt_ids + generated) == whole:
-                weights = [0.0] * (len(prefix) + len(prompt_ids)) + [span.weight] * len(generated)
-                return _finish(document, prefix + prompt_ids + generated, weights, len(prefix) + len(prompt_ids))
+                self._check_stop(document, generated)
+                start, generated = len(prefix) + len(prompt_ids), [*generated, *document.ending]
+                weights = [0.0] * start + [span.weight] * len(generated)
+                return _finish(document, [*prefix, *prompt_ids, *generated], weights, start)
         raise ValueError(
             f"{document.source}: the prompt's end {prompt[-20:]!r} and the completion's start {completion[:20]!r} "
             "cannot be tokenised apart. Move the white space at the boundary from one to the other."
         )
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+        text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return normalize("NFC", str(text))  # some tokenizers compose characters, which a boundary may keep apart
 
 
 def _finish(document: Document, ids: list[int], weights: list[float], completion_start: int | None) -> Example:
