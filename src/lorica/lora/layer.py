@@ -124,7 +124,8 @@ class LoraLinear(LoraLayer):
     def low_rank(self, x: Tensor) -> Tensor:
         """`scale * B A x` for every lane."""
         if self.lanes == 1:
-            terms = [F.linear(F.linear(x, a[0]), b[0]) for a, b in self.pairs(x.dtype)]
+            # squeeze is a view with a view's backward; indexing would fill a zero gradient to write into
+            terms = [F.linear(F.linear(x, a.squeeze(0)), b.squeeze(0)) for a, b in self.pairs(x.dtype)]
         else:
             self.check_lanes(x)
             rows = x.flatten(1, -2)  # (lanes, tokens, in)
@@ -153,7 +154,7 @@ class LoraEmbedding(LoraLayer):
     def low_rank(self, tokens: Tensor, dtype: torch.dtype) -> Tensor:
         pairs = self.pairs(dtype)
         if self.lanes == 1:
-            terms = [F.linear(F.embedding(tokens, a[0].t()), b[0]) for a, b in pairs]
+            terms = [F.linear(F.embedding(tokens, a.squeeze(0).t()), b.squeeze(0)) for a, b in pairs]
         else:
             self.check_lanes(tokens)
             terms = [
