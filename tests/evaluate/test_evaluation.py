@@ -70,6 +70,12 @@ def test_no_held_out_rows(model: Any, tokenizer: Any) -> None:
     assert Evaluation.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
+@pytest.mark.parametrize("wrong", [{"metrics": ["bleu", "blue"]}, {"forgetting": "absent.txt"}])
+def test_a_bad_setting_is_refused_before_anything_is_computed(tokenizer: Any, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"Unknown metric 'blue'|Cannot read the general text absent\.txt"):
+        evaluate(None, tokenizer, random_rows([9]), capacity=9, device="cpu", **wrong)
+
+
 def test_microbatch_size_changes_nothing(tokenizer: Any) -> None:
     model, rows = tiny_llama().eval(), random_rows([9, 20, 4, 16])
     one, other = (evaluate(model, tokenizer, rows, capacity=c, device="cpu", max_new_tokens=3) for c in (1, 300))

@@ -129,6 +129,18 @@ def test_chart_places_points_by_value() -> None:
     assert x1 == pytest.approx((x0 + x2) / 2, abs=0.1) and y1 == pytest.approx((y0 + y2) / 2, abs=0.1)
 
 
+def test_series_that_start_at_different_steps_share_one_axis() -> None:
+    late, early = (
+        Series("train", "smooth", [(1.0, 2.0), (4.0, 1.0)]),
+        Series("held out", "dots", [(0.0, 3.0), (4.0, 1.5)]),
+    )
+    chart = str(line_chart([late, early], "step", "loss"))
+    lines = [line.split() for line in re.findall(r'points="(.*?)"', chart)]
+    late_x, early_x = (float(line[0].split(",")[0]) for line in lines)
+    left = float(re.findall(r'class="grid" x1="([0-9.]+)"', chart)[0])
+    assert early_x == left < late_x
+
+
 def test_chart_skips_what_is_not_finite() -> None:
     assert line_chart([Series("loss", "smooth", [(1.0, float("nan"))])], "step", "loss") == ""
     chart = line_chart([Series("loss", "dots", [(1.0, 2.0), (2.0, float("inf")), (3.0, 1.0)])], "step", "loss")

@@ -14,7 +14,7 @@ from markupsafe import Markup
 Point = tuple[float, float]
 
 WIDTH, HEIGHT = 860, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 16, 14, 42
+LEFT, RIGHT, TOP, BOTTOM = 76, 16, 14, 42
 MOST_POINTS = 400
 
 
@@ -43,16 +43,16 @@ class _Frame:
 
 
 def line_chart(series: Sequence[Series], x_label: str, y_label: str, height: int = HEIGHT) -> Markup:
-    """A chart with axes, labels and a reading for screen readers; empty where no series has a finite point."""
+    """A chart over steps 0 to the last, titled for screen readers; empty where no series has a finite point."""
     drawn = [Series(s.label, s.style, finite(s.points)) for s in series]
     points = [point for s in drawn for point in s.points]
     if not points:
         return Markup("")
-    x_ticks = nice_ticks(min(x for x, _ in points), max(x for x, _ in points), 8)
+    end = max(x for x, _ in points)
+    x_ticks = [tick for tick in nice_ticks(0, end, 8) if tick <= end]
     y_ticks = nice_ticks(min(y for _, y in points), max(y for _, y in points), 5)
-    first, last = points[0][0], max(x for x, _ in points)
-    frame = _Frame((first, last if last > first else first + 1), (y_ticks[0], y_ticks[-1]), height)
-    parts = [_grid(frame, [t for t in x_ticks if frame.x[0] <= t <= frame.x[1]], y_ticks)]
+    frame = _Frame((0, end or 1), (y_ticks[0], y_ticks[-1]), height)
+    parts = [_grid(frame, x_ticks, y_ticks)]
     parts += [_draw(s, frame) for s in drawn]
     parts.append(_axis_labels(x_label, y_label, height))
     title = Markup("<title>{} by {}: {}</title>").format(y_label, x_label, ", ".join(s.label for s in drawn))

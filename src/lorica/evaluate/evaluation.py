@@ -16,7 +16,7 @@ from lorica.data.examples import Example
 from lorica.evaluate.completions import Answer, Question, decode, questions, without_stop
 from lorica.evaluate.forgetting import GeneralLoss, general_loss, read_general_text
 from lorica.evaluate.generation import generate, stop_tokens
-from lorica.evaluate.metrics import MetricResult, measure
+from lorica.evaluate.metrics import MetricResult, check_metric, measure
 from lorica.evaluate.scores import Scores, score
 
 StageProgress = Callable[[str, int, int], None]
@@ -84,12 +84,14 @@ def evaluate(
     Raises:
         ValueError: unknown metric, a metric function that fails (names the row), an unreadable general text.
     """
+    for name in metrics:
+        check_metric(name)
+    text = read_general_text(forgetting) if forgetting is not None else None
     stops = list(stop_ids) if stop_ids is not None else stop_tokens(model, tokenizer)
     asked = questions(rows, tokenizer, stops, max(generate_rows, samples) if metrics else samples)
     answers = _answer(model, tokenizer, asked, max_new_tokens, stops, _stage(progress, "answers"))
     general = None
-    if forgetting is not None:
-        text = read_general_text(forgetting)
+    if text is not None:
         general = general_loss(model, tokenizer, text, max_length, capacity, device, _stage(progress, "general text"))
     return Evaluation(
         scores=score(model, rows, capacity, device, _stage(progress, "held-out rows")) if rows else None,

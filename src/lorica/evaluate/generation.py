@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from lorica.evaluate.scores import evaluating
 
 BATCH_TOKENS = 8_192
-BATCH_ROWS = 32
+BATCH_ROWS = 64
 
 
 def generate(
