@@ -6,6 +6,7 @@ there); what PEFT lets pass in silence (a name that matches nothing, half of a t
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -119,7 +120,7 @@ def _find_rows(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
             )
         for name in names:
             _check_tokens(name, tokens, embeddings[name].num_embeddings)
-            found[name] = sorted(set(tokens))
+            found[name] = list(tokens)  # in the user's order, in which PEFT stores the rows
     return found
 
 
@@ -127,6 +128,9 @@ def _check_tokens(name: str, tokens: list[int], size: int) -> None:
     outside = [token for token in tokens if not 0 <= token < size]
     if outside:
         raise ValueError(f"lora.trainable_token_indices has {outside[:5]}, but {name} has rows 0 to {size - 1}.")
+    twice = sorted(token for token, count in Counter(tokens).items() if count > 1)
+    if twice:
+        raise ValueError(f"lora.trainable_token_indices names the tokens {twice[:5]} more than once; name each once.")
 
 
 def _input_embeddings(model: nn.Module) -> nn.Module | None:

@@ -44,7 +44,7 @@ class TrainableRows(nn.Module):
     """Some rows of an embedding, trained (PEFT's `trainable_token_indices`); for a tied head, the same rows as outputs.
 
     `rows`: (number of tokens, dim) fp32, the new values themselves rather than differences, which is how PEFT stores
-    them. `tokens`: their sorted ids. A tied head is given the embedding's own `rows`, so that both stay one parameter.
+    them. `tokens`: their ids, in the order of `rows`. A tied head is given the embedding's own `rows`, so that both stay one parameter.
     """
 
     tokens: Tensor

@@ -1,0 +1,108 @@
+"""PEFT is the oracle: same values, alpha != r, same logits, same gradients, same losses over 50 steps of AdamW."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tiny_models as tiny
+import torch
+import torch.nn.functional as F
+
+from lorica.lora import Adapter, attach
+
+ATTENTION = ["q_proj", "v_proj"]
+CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "plain": (tiny.llama, {"target_modules": ATTENTION}),
+    "all linear": (tiny.llama, {"target_modules": "all-linear"}),
+    "rslora": (tiny.llama, {"target_modules": ATTENTION, "use_rslora": True}),
+    "patterns": (
+        tiny.llama,
+        {
+            "target_modules": "all-linear",
+            "rank_pattern": {"layers.1.self_attn.q_proj": 2, "down_proj": 7},
+            "alpha_pattern": {".*v_proj": 9, "down_proj": 1},
+        },
+    ),
+    "dora": (tiny.llama, {"target_modules": "all-linear", "use_dora": True}),
+    "dora with biases": (tiny.qwen2, {"target_modules": "all-linear", "use_dora": True}),
+    "dora on an embedding": (tiny.llama, {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True}),
+    "embeddings and head": (tiny.llama, {"target_modules": ["embed_tokens", "lm_head", "q_proj"]}),
+    "scaled embedding": (tiny.gemma3, {"target_modules": ["embed_tokens", "lm_head", "o_proj"]}),
+    "gemma 2": (tiny.gemma2, {"target_modules": "all-linear"}),
+    "modules to save": (tiny.llama, {"target_modules": ATTENTION, "modules_to_save": ["lm_head", "norm"]}),
+    "token rows": (tiny.llama, {"target_modules": ATTENTION, "trainable_token_indices": [3, 60, 17]}),
+    "token rows, tied": (
+        lambda: tiny.llama(tied=True),
+        {"target_modules": ATTENTION, "trainable_token_indices": [3, 60, 17]},
+    ),
+    "token rows, scaled and tied": (tiny.gemma3, {"target_modules": ATTENTION, "trainable_token_indices": [5, 2]}),
+    "one layer": (tiny.llama, {"target_modules": ATTENTION, "layers_to_transform": 1, "layers_pattern": "layers"}),
+    "regular expression": (tiny.llama, {"target_modules": r"model\.layers\.\d+\.mlp\.(up|down)_proj"}),
+    "exclusion": (tiny.llama, {"target_modules": "all-linear", "exclude_modules": ["gate_proj", "k_proj"]}),
+    "conv1d": (tiny.gpt2, {"target_modules": "all-linear"}),
+    "conv1d dora": (tiny.gpt2, {"target_modules": ["c_attn", "c_proj"], "use_dora": True}),
+    "biases": (tiny.qwen2, {"target_modules": "all-linear"}),
+    "mixture of experts": (tiny.mixtral, {"target_modules": "all-linear"}),
+}
+
+
+@pytest.fixture(params=CASES)
+def twins(request: pytest.FixtureRequest) -> tuple[Adapter, Any]:
+    make, fields = CASES[request.param]
+    fields = {"r": 4, "lora_alpha": 10} | fields
+    twin = tiny.peft_twin(make(), **fields, fan_in_fan_out=make is tiny.gpt2)
+    adapter = tiny.randomise(attach(make(), **fields), 0.05)
+    tiny.copy_to_peft(adapter, twin)
+    return adapter, twin
+
+
+def loss_of(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    predicted = model(input_ids=ids, use_cache=False).logits[:, :-1]
+    return F.cross_entropy(predicted.flatten(0, 1), ids[:, 1:].flatten())
+
+
+def test_logits_and_gradients(twins: tuple[Adapter, Any]) -> None:
+    adapter, twin = twins
+    ids = tiny.tokens()
+    torch.testing.assert_close(tiny.logits(adapter.model, ids), tiny.logits(twin, ids), rtol=1e-5, atol=1e-5)
+    with adapter.disable():
+        base = tiny.logits(adapter.model, ids)
+    assert (tiny.logits(adapter.model, ids) - base).abs().max() > 1e-2
+    loss_of(adapter.model, ids).backward()
+    loss_of(twin, ids).backward()
+    expected = tiny.peft_gradients(twin)
+    found = gradients(adapter)
+    assert found.keys() == expected.keys()
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def gradients(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """Each parameter's gradient under PEFT's name: what the checkpoint writes once values are replaced by gradients."""
+    from lorica.lora.checkpoint import adapter_tensors
+
+    values = [parameter.detach().clone() for parameter in adapter.parameters()]
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter.copy_(parameter.grad)
+        found = {key: tensor.clone() for key, tensor in adapter_tensors(adapter).items()}
+        for parameter, value in zip(adapter.parameters(), values, strict=True):
+            parameter.copy_(value)
+    return found
+
+
+def test_losses_of_50_steps(twins: tuple[Adapter, Any]) -> None:
+    adapter, twin = twins
+    ours = torch.optim.AdamW(adapter.parameters(), lr=2e-3, weight_decay=0.01)
+    theirs = torch.optim.AdamW([p for p in twin.parameters() if p.requires_grad], lr=2e-3, weight_decay=0.01)
+    losses = [[step(model, optimiser, n) for n in range(50)] for model, optimiser in ((adapter.model, ours), (twin, theirs))]
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=0, atol=1e-4)
+    assert losses[0][-2] < losses[0][0] - 0.05  # the same four batches come round
+
+
+def step(model: Any, optimiser: torch.optim.Optimizer, number: int) -> float:
+    optimiser.zero_grad()
+    loss = loss_of(model, tiny.tokens(2, 7, seed=number % 2))
+    loss.backward()
+    optimiser.step()
+    return float(loss.detach())

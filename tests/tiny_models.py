@@ -1,0 +1,129 @@
+"""Tiny random models of several architectures, and PEFT twins of them, for the tests of adapters and bases."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+
+from lorica.lora.adapter import Adapter
+from lorica.lora.checkpoint import adapter_tensors
+
+VOCABULARY = 61
+COMMON = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "initializer_range": 0.15,  # large enough for logits that a wrong scale would change visibly
+}
+
+
+def llama(tied: bool = False, **fields: Any) -> Any:
+    return _made(LlamaForCausalLM, LlamaConfig(**COMMON | {"tie_word_embeddings": tied} | fields))
+
+
+def gpt2(**fields: Any) -> Any:
+    sizes = {"vocab_size": VOCABULARY, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 64}
+    config = GPT2Config(**sizes | {"bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15} | fields)
+    return _made(GPT2LMHeadModel, config)
+
+
+def qwen2(**fields: Any) -> Any:
+    return _made(Qwen2ForCausalLM, Qwen2Config(**COMMON | {"tie_word_embeddings": False} | fields))
+
+
+def gemma2(**fields: Any) -> Any:
+    return _made(Gemma2ForCausalLM, Gemma2Config(**COMMON | {"head_dim": 6, "query_pre_attn_scalar": 6} | fields))
+
+
+def gemma3(**fields: Any) -> Any:
+    sizes = {"head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": 8}
+    return _made(Gemma3ForCausalLM, Gemma3TextConfig(**COMMON | sizes | fields))
+
+
+def mixtral(**fields: Any) -> Any:
+    return _made(MixtralForCausalLM, MixtralConfig(**COMMON | {"num_local_experts": 4} | fields))
+
+
+def qwen3_moe(**fields: Any) -> Any:
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "head_dim": 6}
+    return _made(Qwen3MoeForCausalLM, Qwen3MoeConfig(**COMMON | sizes | fields))
+
+
+def _made(kind: Callable[[Any], Any], config: Any) -> Any:
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        model = kind(config).eval()
+        for name, parameter in model.named_parameters():
+            if name.endswith(".bias"):  # transformers starts them at zero, where a forgotten bias would not show
+                parameter.data.normal_()
+    return model
+
+
+def tokens(rows: int = 2, length: int = 9, seed: int = 0) -> Tensor:
+    return torch.randint(VOCABULARY, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def logits(model: Any, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=ids, use_cache=False).logits
+
+
+def randomise(adapter: Adapter, size: float = 0.1) -> Adapter:
+    """Move every trained value away from its start, so that nothing is zero and nothing is symmetric."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for parameter in adapter.parameters():
+            parameter += size * torch.randn(parameter.shape, generator=generator)
+    return adapter
+
+
+def peft_twin(model: Any, **fields: Any) -> Any:
+    """PEFT's own adapter on a copy of `model`."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(copy.deepcopy(model), LoraConfig(**{"task_type": "CAUSAL_LM"} | fields)).eval()
+
+
+def copy_to_peft(adapter: Adapter, twin: Any) -> None:
+    """Give the twin the adapter's values, matched by PEFT's own key names; fails if the two sets of keys differ."""
+    from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+    values = adapter_tensors(adapter)
+    expected = get_peft_model_state_dict(twin, save_embedding_layers=False)
+    assert sorted(values) == sorted(expected)
+    assert {key: value.shape for key, value in values.items()} == {key: v.shape for key, v in expected.items()}
+    set_peft_model_state_dict(twin, {key: value.clone() for key, value in values.items()})
+
+
+def peft_gradients(twin: Any) -> dict[str, Tensor]:
+    """Gradients of the twin's trained parameters under the names of its checkpoint."""
+    from peft import get_peft_model_state_dict
+
+    gradients = {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
+    return get_peft_model_state_dict(twin, state_dict=gradients, save_embedding_layers=False)
