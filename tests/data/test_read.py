@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from makers import byte_level, data_config
+from makers import CHATML, byte_level, data_config
 from transformers import AutoTokenizer
 
 from lorica.data import microbatches, read_examples, split_held_out
@@ -50,11 +50,20 @@ def test_template_from_a_file(write: Any, tmp_path: Path) -> None:
     path.write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
                     "{% if add_generation_prompt %}[assistant] {% endif %}", encoding="utf-8")  # fmt: skip
     tokenizer = byte_level()
-    [one] = read_examples(write([chat("é", "ho")], chat_template=str(path)), tokenizer, 100).examples
+    tokenizer.chat_template = CHATML
+    read = read_examples(write([chat("é", "ho")], chat_template=str(path)), tokenizer, 100)
+    [one], [finding] = read.examples, read.findings
+    assert finding.name == "chat template is not the tokenizer's own"
     assert tokenizer.decode(one.input_ids) == "[user] é<|im_end|>[assistant] ho<|im_end|>"
     assert tokenizer.decode(one.input_ids[one.completion_start :]) == "ho<|im_end|>"
     with pytest.raises(ValueError, match=r"Cannot read the chat template .*gone"):
         read_examples(write([chat("a", "b")], chat_template=str(tmp_path / "gone.jinja")), tokenizer, 100)
+
+
+def test_a_template_that_shows_the_date_is_noted(chatml: Any, write: Any) -> None:
+    chatml.chat_template = "{{ strftime_now('%Y') }}" + CHATML
+    [finding] = read_examples(write([chat("a", "b")]), chatml, 100).findings
+    assert finding.name == "chat template shows the date"
 
 
 @pytest.fixture(scope="module")

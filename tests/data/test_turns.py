@@ -14,6 +14,8 @@ from makers import CHATML, byte_level, data_config
 from served import SERVED, Served
 
 from lorica.data import Example, Finding, read_examples
+from lorica.data.messages import Conversation
+from lorica.data.template import ChatTemplate
 
 NEEDS_TOOLS = {"NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": "raises without a list of tools"}
 CANNOT_CALL_TOOLS = {
@@ -125,6 +127,25 @@ def test_one_turn_and_several(template: Template, tmp_path: Path) -> None:
     examples, _ = template.read(tmp_path, {"messages": messages})
     assert len(examples) == (1 if template.served.merges_turns else 3)
     check_served(template, examples, messages)
+
+
+@pytest.mark.parametrize("context", ["simple", "system"])
+def test_rendering_is_that_of_the_goldens(template: Template, shared: Path, context: str) -> None:
+    folder = shared / "chat_templates"
+    golden = json.loads((folder / "rendered_goldens.json").read_text(encoding="utf-8"))[template.path.name][context]
+    messages = json.loads((folder / f"minja_context_{context}.json").read_text(encoding="utf-8"))["messages"]
+    served = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
+    tokenizer = byte_level(served["eos_token"], served["bos_token"])
+    chat_template = ChatTemplate(tokenizer, str(template.path))
+    if "error" in golden:
+        with pytest.raises(ValueError, match=golden["error"].rpartition("raise_exception: ")[2]):
+            chat_template.render(Conversation("rows:1", messages, []), messages, generate=True)
+        return
+    tools: list[Any] | None = [] if template.path.stem in NEEDS_TOOLS else None
+    rendered = chat_template.render(Conversation("rows:1", messages, [], tools), messages, generate=True)
+    for format in ("%d %b %Y", "%Y-%m-%d", "%B %d, %Y"):  # the goldens' clock says 26 Jul 2024, whatever the format
+        rendered = rendered.replace(datetime.now().strftime(format), "26 Jul 2024")
+    assert rendered == golden["output"]
 
 
 def test_system_message(template: Template, tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
-
 from lorica.data.examples import Example, Examples
 from lorica.data.findings import Findings
 from lorica.data.formats import Completion, Record, Text, read_records
@@ -18,6 +16,8 @@ from lorica.data.tokenise import Document, Span, Tokeniser
 from lorica.data.turns import Turn, served_turns
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from lorica.config.schema import DataConfig
 
 
@@ -56,11 +56,30 @@ def _documents(
     template: ChatTemplate | None = None
     for record in records:
         if isinstance(record, Conversation):
-            template = template or ChatTemplate(tokenizer, template_path, stop_ids)
+            template = template or _template(tokenizer, template_path, stop_ids, findings)
             for turns in served_turns(template, record, findings):
                 yield _chat_document(record.source, turns)
         else:
             yield _plain_document(record, tokenizer, findings)
+
+
+def _template(
+    tokenizer: PreTrainedTokenizerBase, path: str | None, stop_ids: Sequence[int], findings: Findings
+) -> ChatTemplate:
+    template = ChatTemplate(tokenizer, path, stop_ids)
+    if path and tokenizer.chat_template and template.source != tokenizer.chat_template:
+        findings.add(
+            "chat template is not the tokenizer's own",
+            path,
+            "Serve with this template too: with the tokenizer's own the model would see prompts it was not trained on.",
+        )
+    if "strftime_now" in str(template.source or tokenizer.chat_template):
+        findings.add(
+            "chat template shows the date",
+            path or "the tokenizer's chat template",
+            "Prompts hold the day on which they are rendered: a run resumed on another day reads other tokens.",
+        )
+    return template
 
 
 def _chat_document(source: str, turns: list[Turn]) -> Document:

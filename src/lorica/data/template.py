@@ -9,12 +9,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from lorica.data.messages import Conversation, Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # What a sandboxed template can raise: its own refusals, and the slips of code that meets a message it did not expect.
 REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -23,7 +25,8 @@ REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, A
 class ChatTemplate:
     """Renders conversations with the tokenizer's template, or with the one in the file `path`.
 
-    `stops` matches the stop tokens in rendered text, `specials` any added token of the tokenizer.
+    `stops` matches the stop tokens in rendered text, `specials` any added token of the tokenizer, `controls` those of
+    them that are special: what text of users should not contain.
 
     Args:
         stop_ids: the ids on which the server stops (`eos_token_id` of the generation config); the tokenizer's
@@ -44,6 +47,7 @@ class ChatTemplate:
         stop_tokens = [str(tokenizer.convert_ids_to_tokens(id)) for id in stop_ids]
         self.stops = _any_of([*stop_tokens, *([tokenizer.eos_token] if tokenizer.eos_token else [])])
         self.specials = _any_of(tokenizer.get_added_vocab())
+        self.controls = _any_of(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
 
     def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
         """The text of `messages`, with the conversation's tools; with the generation prompt where `generate`.

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
+from typing import TYPE_CHECKING
 from unicodedata import normalize
-
-from transformers import PreTrainedTokenizerBase
 
 from lorica.data.examples import Example
 from lorica.data.findings import Findings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 CHUNK = 512  # documents a call of the tokenizer: enough to amortise the call, little enough to stay in cache
 ANCHORS = ("", "\n", "a", ".", "0")

@@ -40,6 +40,7 @@ def served_turns(template: ChatTemplate, conversation: Conversation, findings: F
     Raises:
         ValueError: naming the row, where the template refuses it or nothing says how the turn ends.
     """
+    _note_controls(template, conversation, findings)
     documents: list[list[Turn]] = []
     for index, weight in enumerate(conversation.weights):
         if weight == 0.0:
@@ -188,16 +189,20 @@ def _continued(template: ChatTemplate, conversation: Conversation, index: int) -
     return continued if continued.startswith(full) else full
 
 
+def _note_controls(template: ChatTemplate, conversation: Conversation, findings: Findings) -> None:
+    for message in conversation.messages:
+        if token := template.controls.search(message["content"]):
+            findings.add(
+                "special token in content",
+                conversation.source,
+                f"For example {token.group()!r} in a message of role {message['role']}: the tokenizer reads it as the "
+                "control token, here and when serving; generation ends at a stop token.",
+            )
+
+
 def _note_content(template: ChatTemplate, source: str, message: Message, completion: str, findings: Findings) -> None:
     if not message["content"].strip() and not message.get("tool_calls"):
         findings.add("empty assistant turn", source, "Only its stop token is trained.")
-    if token := template.specials.search(message["content"]):
-        findings.add(
-            "special token in content",
-            source,
-            f"For example {token.group()!r}: the tokenizer reads it as the control token, and generation would end "
-            "at a stop token.",
-        )
     missing = [text for text in _written(message) if text.strip() not in completion]
     if missing:
         findings.add(
