@@ -7,10 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorica.evaluate import evaluate
     from lorica.lora import Adapter, attach, load_adapter
     from lorica.models import Base, load
-    from lorica.run import RunResult, train
+    from lorica.run import RunResult, evaluate, train
 
 __all__ = ["Adapter", "Base", "RunResult", "attach", "evaluate", "load", "load_adapter", "train"]
 
@@ -19,7 +18,7 @@ _ROOMS = {
     "Base": "lorica.models",
     "RunResult": "lorica.run",
     "attach": "lorica.lora",
-    "evaluate": "lorica.evaluate",
+    "evaluate": "lorica.run",
     "load": "lorica.models",
     "load_adapter": "lorica.lora",
     "train": "lorica.run",

@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     callback=version_option,
 )
-app.command("train")(train.train)
+app.command("train")(train.train_command)
 app.command("report")(report.report)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
@@ -42,23 +42,24 @@ def run(arguments: list[str]) -> int:
     traceback."""
     import click
 
+    as_json = "--json" in arguments
     try:
         outcome = typer.main.get_command(app).main(arguments, prog_name="lorica", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except click.ClickException as error:
         error.show()
-        return error.exit_code
+        return _failed(error.format_message(), as_json, error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        return 130
+        return _failed("interrupted", as_json, 130)
     except BrokenPipeError:
         return 141
     except (ValueError, OSError) as error:
-        return _told(str(error), arguments)
+        print(f"error: {error}", file=sys.stderr)
+        return _failed(str(error), as_json, 1)
 
 
-def _told(message: str, arguments: list[str]) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    if "--json" in arguments:
+def _failed(message: str, as_json: bool, code: int) -> int:
+    if as_json:
         print(json.dumps({"error": message}, ensure_ascii=False))
-    return 1
+    return code

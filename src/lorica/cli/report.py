@@ -14,7 +14,7 @@ def report(
     from rich.console import Console
 
     from lorica.cli.terminal import print_json
-    from lorica.evaluate.terminal import print_report
+    from lorica.evaluation.terminal import print_report
     from lorica.run.reopen import read_report
 
     content = read_report(run)

@@ -8,7 +8,7 @@ import typer
 from lorica.cli.completion import complete_setting
 
 
-def train(
+def train_command(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
@@ -56,16 +56,20 @@ def run_and_print(
     from rich.console import Console
 
     from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
-    from lorica.evaluate.terminal import print_report
-    from lorica.run import train as start
+    from lorica.evaluation.terminal import print_report
+    from lorica.run import train
     from lorica.training.interrupt import Interrupted
 
     quiet_libraries()
     with TerminalWatcher() as watcher:
         try:
-            result = start(path, overrides, resume=resume, watcher=watcher, **values)
+            result = train(
+                path, overrides, resume=resume, watcher=watcher, values_origin="command line", **values
+            )
         except Interrupted as stop:
-            watcher.notice(f"{stop}, with a checkpoint written. Continue with: lorica train --resume {stop.run}")
+            watcher.notice(str(stop))
+            if as_json:
+                print_json({"error": str(stop), "run": str(stop.run)})
             raise typer.Exit(128 + stop.signal) from None
     if as_json:
         print_json(result.to_dict())

@@ -9,7 +9,9 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import TextStreamer
 
+from lorica.evaluation.generation import own_settings_aside
 from lorica.run.reopen import Opened
+from lorica.run.vocabulary import check_tokens
 
 Messages = list[dict[str, Any]]
 
@@ -45,12 +47,16 @@ def answer(
 ) -> GivenAnswer:
     """Answer a text as it stands, or messages through the chat template. `on_text` gets the answer piece by piece.
 
-    Raises ValueError for messages without a template, or a prompt longer than the model has positions for.
+    Raises ValueError for messages without a template, or a prompt that is empty or longer than the model has positions
+    for.
     """
     base, tokenizer = opened.base, opened.base.tokenizer
     text = prompt if isinstance(prompt, str) else _render(tokenizer, prompt)
-    encoded = tokenizer(text, return_tensors="pt", add_special_tokens=isinstance(prompt, str))
-    ids = _without_eos(encoded["input_ids"], tokenizer.eos_token_id, text).to(base.device)
+    tokens = tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
+    if not tokens:
+        raise ValueError("the prompt is empty, and this model has no token to begin with; give it a prompt.")
+    check_tokens(base, tokens, "the prompt")
+    ids = torch.tensor([_without_eos(tokens, tokenizer.eos_token_id, text)], device=base.device)
     room = (base.longest or 1 << 30) - ids.shape[1]
     if room <= 0:
         raise ValueError(
@@ -58,7 +64,7 @@ def answer(
         )
     torch.manual_seed(seed)
     switch = opened.adapter.disable() if opened.adapter is not None and not use_adapter else nullcontext()
-    with switch, torch.inference_mode():
+    with switch, own_settings_aside(base.model), torch.inference_mode():
         out = base.model.generate(
             ids,
             attention_mask=torch.ones_like(ids),
@@ -75,9 +81,9 @@ def _render(tokenizer: Any, messages: Messages) -> str:
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
-def _without_eos(ids: torch.Tensor, eos: int | None, text: str) -> torch.Tensor:
+def _without_eos(ids: list[int], eos: int | None, text: str) -> list[int]:
     """Some tokenizers end every text with the stop token; an answer would then begin after its own end."""
-    return ids[:, :-1] if text and ids.shape[1] > 1 and int(ids[0, -1]) == eos else ids
+    return ids[:-1] if text and len(ids) > 1 and ids[-1] == eos else ids
 
 
 def _settings(stop_ids: set[int], max_new_tokens: int, temperature: float) -> GenerationConfig:

@@ -8,10 +8,15 @@ from typing import Any
 import torch
 
 from lorica.config import Resolved, default_learning_rate, derive
+from lorica.config.schema import EvaluateConfig
 from lorica.data import Example, Finding, read_examples, split_held_out
+from lorica.evaluation.metrics import check_metric
 from lorica.models import Base, load
+from lorica.models.fingerprint import hash_template
 from lorica.models.precision import choose_device
+from lorica.run.vocabulary import check_tokens
 from lorica.run.watch import Watcher
+from lorica.training.trackers import check_trackers
 
 LOGITS_BYTES_PER_VALUE = 16  # logits, their fp32 copy, log-probabilities and gradient of one microbatch
 LOGITS_BUDGET = 4 << 30
@@ -34,6 +39,9 @@ class Prepared:
 def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
     """Load the base, read the rows, derive what is automatic. Raises ValueError for anything wrong with either."""
     config = resolved.config
+    check_trackers(config.system.trackers)
+    for metric in metric_names(config.evaluate):
+        check_metric(metric)
     if config.system.threads != "auto":
         torch.set_num_threads(config.system.threads)
     if config.method == "full" and config.model.dtype == "auto":
@@ -49,9 +57,28 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
         watcher.notice(note)
     resolved = _derive_model_values(resolved, base)
     training, held_out, findings, format = _rows(resolved, base, watcher)
+    _use_template(config.data.chat_template, format, base, watcher)
     capacity = resolved.config.system.tokens_per_microbatch
     assert capacity != "auto"
     return Prepared(_derive_out(resolved), base, training, held_out, findings, format, capacity)
+
+
+def metric_names(evaluate: EvaluateConfig) -> list[str]:
+    """The task metrics that are asked for, as a list in any case."""
+    if evaluate.metric is None:
+        return []
+    return [evaluate.metric] if isinstance(evaluate.metric, str) else evaluate.metric
+
+
+def _use_template(path: str | None, format: str, base: Base, watcher: Watcher) -> None:
+    """Give the tokenizer the template that the rows were rendered with, so that it is saved and served with the run."""
+    if path is None:
+        return
+    if format != "messages":
+        watcher.notice(f"data.chat_template has no effect: the rows were read as {format}")
+        return
+    base.tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
+    base.hashes["template"] = str(hash_template(base.tokenizer))
 
 
 def _derive_model_values(resolved: Resolved, base: Base) -> Resolved:
@@ -89,7 +116,8 @@ def _derive_system(resolved: Resolved, base: Base) -> Resolved:
 def tokens_per_microbatch(base: Base) -> tuple[int, str]:
     """As many tokens as keep the device busy, within a budget for the logits (tokens x vocabulary values)."""
     vocabulary = base.model.get_input_embeddings().weight.shape[0]
-    # On a CPU the mask of a packed row costs more than packing saves beyond 256 tokens (benchmarks/microbatch_tokens.py).
+    # On a CPU the mask of a packed row costs more than packing saves beyond 256 tokens
+    # (benchmarks/microbatch_tokens.py).
     busy = 8192 if base.device.type == "cuda" else 256
     affordable = LOGITS_BUDGET // (LOGITS_BYTES_PER_VALUE * vocabulary)
     if affordable < busy:
@@ -127,13 +155,20 @@ def _rows(resolved: Resolved, base: Base, watcher: Watcher) -> tuple[list[Exampl
     findings, training = list(read.findings), read.examples
     held_out: list[Example] = []
     if not config.evaluate.enabled:
-        return training, held_out, findings, read.format
-    if isinstance(config.evaluate.held_out, str) and config.evaluate.held_out != "auto":
+        pass
+    elif isinstance(config.evaluate.held_out, str) and config.evaluate.held_out != "auto":
         other = config.data.model_copy(update={"path": config.evaluate.held_out})
         more = read_examples(other, base.tokenizer, config.data.max_length, stops)
         held_out, findings = more.examples, findings + more.findings + _overlap(training, more.examples)
     else:
         training, held_out = split_held_out(training, config.evaluate.held_out, config.train.seed)
+    for example in [*training, *held_out]:
+        check_tokens(base, example.input_ids, example.source)
+    if config.evaluate.enabled and config.evaluate.every is not None and not held_out:
+        raise ValueError(
+            f"evaluate.every is {config.evaluate.every}, but no rows are held out: {len(training)} rows are too few to "
+            "share. Name a file of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3."
+        )
     return training, held_out, findings, read.format
 
 

@@ -1,6 +1,5 @@
 """Runs, adapters and models from their folders, ready to answer."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,19 @@ def read_report(run: str | Path) -> dict[str, Any]:
     return report
 
 
-def open_for_answers(path: str | Path, device: str = "auto", allow_other_base: bool = False) -> Opened:
+def open_for_answers(
+    path: str | Path, device: str = "auto", allow_other_base: bool = False, base_only: bool = False
+) -> Opened:
     """Open a run's folder, an adapter's folder (its config names the base), or a model's directory or hub id.
+
+    With `base_only` what a run trained is left out: the base that it began with.
 
     Raises ValueError if the path is none of them, or its base cannot be loaded or is another one.
     """
     folder = Path(path)
     run = RunFolder(folder)
     if run.holds_a_run():
-        return _open_run(run, device, allow_other_base)
+        return _open_run(run, device, allow_other_base, base_only)
     if (folder / CONFIG).is_file():
         name = read_json(folder / CONFIG).get("base_model_name_or_path")
         if not name:
@@ -56,22 +59,29 @@ def open_for_answers(path: str | Path, device: str = "auto", allow_other_base: b
                 "lorica.load."
             )
         base = load(name, device=device)
-        return Opened(
-            base, load_adapter(base, folder, allow_other_base=allow_other_base).eval(), "template" in base.hashes
-        )
+        adapter = None if base_only else _adapter(base, folder, allow_other_base)
+        return Opened(base, adapter, bool(base.tokenizer.chat_template))
     base = load(path, device=device)
-    return Opened(base, None, "template" in base.hashes)
+    return Opened(base, None, bool(base.tokenizer.chat_template))
 
 
-def _open_run(run: RunFolder, device: str, allow_other_base: bool) -> Opened:
-    receipt = json.loads(run.receipt.read_text(encoding="utf-8"))
+def _adapter(base: Base, folder: Path, allow_other_base: bool) -> Adapter:
+    """The adapter in `folder`, ready to answer; the chat template saved beside it is the one that it was trained on."""
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        base.tokenizer.chat_template = template.read_text(encoding="utf-8")
+    return load_adapter(base, folder, allow_other_base=allow_other_base).eval()
+
+
+def _open_run(run: RunFolder, device: str, allow_other_base: bool, base_only: bool) -> Opened:
+    receipt = read_json(run.receipt)
     settings = {key: setting["value"] for key, setting in receipt["settings"].items()}
     conversational = receipt["format"] == "messages"
     dtype, revision = settings["model.dtype"], settings["model.revision"]
-    if run.model.is_dir():
+    if not run.report.is_file() and not base_only:
+        raise ValueError(f"the run in {run.path} is not finished. Finish it with: lorica train --resume {run.path}")
+    if run.model.is_dir() and not base_only:
         return Opened(load(run.model, dtype=dtype, device=device), None, conversational)
-    if not run.adapter.is_dir():
-        raise ValueError(f"the run in {run.path} has no adapter yet. Finish it with: lorica train --resume {run.path}")
     base = load(settings["model.path"], dtype=dtype, device=device, revision=revision)
-    adapter = load_adapter(base, run.adapter, allow_other_base=allow_other_base)
-    return Opened(base, adapter.eval(), conversational)
+    adapter = None if settings["method"] == "full" else _adapter(base, run.adapter, allow_other_base)
+    return Opened(base, adapter, conversational)

@@ -1,23 +1,27 @@
 """A whole run: measure the base, train, measure again, save, report. Everything it knows goes into the run folder."""
 
 import json
-from collections.abc import Mapping, Sequence
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from lorica import config as configuration
 from lorica.config import LoraConfig, to_yaml
-from lorica.evaluate.evaluation import Evaluation, evaluate
-from lorica.evaluate.report import build_report, write_report
-from lorica.evaluate.scores import score
+from lorica.evaluation.evaluation import Evaluation, evaluate
+from lorica.evaluation.report import build_report, write_report
+from lorica.evaluation.scores import score
 from lorica.files import write_atomically, write_json
 from lorica.lora import Adapter, attach
+from lorica.lora.checkpoint import read_json
 from lorica.run.memory import peak_memory_bytes
-from lorica.run.prepare import Prepared, prepare
+from lorica.run.prepare import Prepared, metric_names, prepare
 from lorica.run.receipt import receipt, settings_with_origins
 from lorica.run.watch import Watcher
 from lorica.training.checkpoint import Progress
+from lorica.training.interrupt import Interrupted
 from lorica.training.loop import Loop, LoopSettings
 from lorica.training.loss import packing_error
 from lorica.training.run_folder import RunFolder
@@ -51,14 +55,15 @@ def train(
     *,
     resume: str | Path | None = None,
     watcher: Watcher | None = None,
+    values_origin: str = "Python",
     **values: Any,
 ) -> RunResult:
     """Fine-tune, from a configuration file, keyword values shaped like one, overrides "section.key=value", or all
     three: `train(model="path", data="rows.jsonl", lora={"r": 16}, train={"steps": 100})`.
 
     With `resume`, the run in that folder is continued instead, and ends with the weights it would have ended with; only
-    `system.*` may then be overridden. Raises ValueError for anything wrong with the input, `Interrupted` after a
-    signal.
+    `system.*` may then be overridden. `values_origin` is what errors and the receipt name as the origin of `values`.
+    Raises ValueError for anything wrong with the input or the disk, `Interrupted` after a signal.
     """
     watcher = watcher or Watcher()
     if resume is not None:
@@ -67,18 +72,23 @@ def train(
                 "a resumed run keeps its own configuration; only system.key=value can be given with resume."
             )
         return _resume(RunFolder(resume), overrides, watcher)
-    prepared = prepare(configuration.load(config, list(overrides), values or None), watcher)
+    resolved = configuration.load(config, list(overrides), values or None, values_origin)
+    if resolved.config.out is not None:
+        _refuse_second_run(RunFolder(resolved.config.out))  # before the long look at base and rows
+    prepared = prepare(resolved, watcher)
     out = prepared.resolved.config.out
     assert out is not None
     run = RunFolder(out)
-    with run.locked():
-        if run.holds_a_run():
-            raise ValueError(
-                f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out."
-            )
+    with run.locked(), _stops_told(run):
+        _refuse_second_run(run)
         write_json(run.receipt, _receipt(prepared))
         write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
         return _execute(prepared, run, watcher)
+
+
+def _refuse_second_run(run: RunFolder) -> None:
+    if run.holds_a_run():
+        raise ValueError(f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out.")
 
 
 def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunResult:
@@ -86,13 +96,31 @@ def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunRe
         raise ValueError(f"{run.path} holds no run to resume (no {run.config.name}); give the folder of a run.")
     if run.report.exists():
         raise ValueError(f"the run in {run.path} is finished; see it with: lorica report {run.path}")
-    with run.locked():
+    with run.locked(), _stops_told(run):
+        before = read_json(run.receipt)
         prepared = prepare(configuration.load(run.config, list(overrides)), watcher)
-        before: dict[str, Any] = json.loads(run.receipt.read_text(encoding="utf-8"))
         now = _receipt(prepared)
         _check_same_run(before, now, run)
         prepared.origins = before["settings"]
         return _execute(prepared, run, watcher)
+
+
+@contextmanager
+def _stops_told(run: RunFolder) -> Iterator[None]:
+    """What stops a run from outside, in words that say how to go on."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(run.path, None, signal.SIGINT) from None
+    except OSError as error:
+        cause = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        onwards = f"go on with: lorica train --resume {run.path}" if run.holds_a_run() else "start again"
+        raise ValueError(
+            f"the run in {run.path} stopped, because a file could not be written or read ({cause}). What it had "
+            f"written before is intact; mend that (free disk space?), then {onwards}"
+        ) from error
 
 
 def _receipt(prepared: Prepared) -> dict[str, Any]:
@@ -165,8 +193,7 @@ def _measure_before(prepared: Prepared, subject: Subject, run: RunFolder, watche
 
 def _measure(prepared: Prepared, subject: Subject, watcher: Watcher) -> Evaluation:
     config = prepared.resolved.config
-    metric, length = config.evaluate.metric, config.data.max_length
-    assert length is not None
+    assert config.data.max_length is not None
     with subject.evaluating():
         return evaluate(
             prepared.base.model,
@@ -174,12 +201,12 @@ def _measure(prepared: Prepared, subject: Subject, watcher: Watcher) -> Evaluati
             prepared.held_out,
             capacity=prepared.capacity,
             device=subject.device,
-            metrics=[] if metric is None else [metric] if isinstance(metric, str) else metric,
+            metrics=metric_names(config.evaluate),
             max_new_tokens=config.evaluate.max_new_tokens,
             generate_rows=config.evaluate.generate_rows,
             samples=config.evaluate.samples,
             forgetting=config.evaluate.forgetting,
-            max_length=min(512, length),
+            max_length=min(512, config.data.max_length),
             stop_ids=sorted(prepared.base.stop_ids),
             progress=watcher.stage,
         )

@@ -5,7 +5,7 @@ from typing import Any
 from stand_ins import row_of_text
 
 from lorica.data.examples import Example
-from lorica.evaluate.completions import questions, spread, without_stop
+from lorica.evaluation.completions import questions, spread, without_stop
 
 
 def test_rows_with_one_prompt_become_one_question_with_several_references(tokenizer: Any) -> None:

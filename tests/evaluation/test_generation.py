@@ -10,7 +10,7 @@ import torch
 from stand_ins import random_rows, tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from lorica.evaluate.generation import generate, stop_tokens
+from lorica.evaluation.generation import generate, stop_tokens
 
 PROMPTS = [row.input_ids for row in random_rows([3, 17, 1, 8, 8, 29, 12])]
 

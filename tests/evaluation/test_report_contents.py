@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from sides import FACTS, side
 
-from lorica.evaluate.quantities import duration, memory, quantity
-from lorica.evaluate.report import build_report, write_report
+from lorica.evaluation.quantities import duration, memory, quantity
+from lorica.evaluation.report import build_report, write_report
 
 BEFORE = [3.0 + 0.1 * n for n in range(20)]
 AFTER = [2.0 + 0.12 * n for n in range(20)]

@@ -16,7 +16,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from lorica.evaluate.completions import Answer
+from lorica.evaluation.completions import Answer
 
 MetricFunction = Callable[[str, str, str], float]
 EXPECTED = "f(prediction: str, reference: str, prompt: str) -> float"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from lorica.evaluate.scores import evaluating
+from lorica.evaluation.scores import evaluating
 
 BATCH_TOKENS = 8_192
 BATCH_ROWS = 64
@@ -36,7 +36,7 @@ def generate(
     results: list[list[int]] = [[] for _ in prompts]
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else next(iter(stop_ids), 0)
     done = 0
-    with evaluating(model), _own_settings_aside(model):
+    with evaluating(model), own_settings_aside(model):
         for rows in _batches([len(prompt) for prompt in prompts], budgets):
             if budgets[rows[0]] > 0:
                 config = GenerationConfig(
@@ -103,7 +103,8 @@ def _up_to_stop(ids: list[int], stop_ids: Sequence[int]) -> list[int]:
 
 
 @contextmanager
-def _own_settings_aside(model: Any) -> Iterator[None]:
+def own_settings_aside(model: Any) -> Iterator[None]:
+    """Inside, the model's own generation settings (sampling, penalties) do not complete what is asked for."""
     settings = model.generation_config
     model.generation_config = GenerationConfig()
     try:

@@ -9,10 +9,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from lorica.evaluate.charts import Point, Series, finite, interval_mark, line_chart, smoothed, thinned
-from lorica.evaluate.differences import compare
-from lorica.evaluate.headline import TITLES, comparisons
-from lorica.evaluate.quantities import duration, memory
+from lorica.evaluation.charts import Point, Series, finite, interval_mark, line_chart, smoothed, thinned
+from lorica.evaluation.differences import compare
+from lorica.evaluation.headline import TITLES, comparisons
+from lorica.evaluation.quantities import duration, memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ _MEASURED: list[tuple[str, str, str, Callable[[float], str]]] = [
 def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     """The page for a report and the rows of its metrics.jsonl."""
     environment = Environment(
-        loader=PackageLoader("lorica.evaluate", "."),
+        loader=PackageLoader("lorica.evaluation", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

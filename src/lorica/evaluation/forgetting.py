@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from lorica.data.examples import Example
-from lorica.evaluate.bootstrap import ratio
-from lorica.evaluate.scores import Progress, Scores, score
+from lorica.evaluation.bootstrap import ratio
+from lorica.evaluation.scores import Progress, Scores, score
 
 LIMIT_BYTES = 200_000
 
@@ -97,7 +97,7 @@ def read_general_text(source: str) -> GeneralText:
 
 
 def _bundled() -> str:
-    return files("lorica.evaluate").joinpath("general.txt").read_text(encoding="utf-8")
+    return files("lorica.evaluation").joinpath("general.txt").read_text(encoding="utf-8")
 
 
 def _read(path: Path) -> str:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import sacrebleu
 
-from lorica.evaluate.bootstrap import paired_interval
-from lorica.evaluate.completions import Answer
-from lorica.evaluate.metrics import MetricResult, check_metric, measure, score_function
+from lorica.evaluation.bootstrap import paired_interval
+from lorica.evaluation.completions import Answer
+from lorica.evaluation.metrics import MetricResult, check_metric, measure, score_function
 
 TEXTS = [
     ("The Vaults is a cheap pub.", ["The Vaults is a cheap pub near Café Adriatic."]),

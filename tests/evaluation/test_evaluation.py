@@ -8,9 +8,9 @@ import pytest
 from stand_ins import random_rows, row_of_text, tiny_llama
 
 from lorica.data.examples import Example
-from lorica.evaluate.completions import decode
-from lorica.evaluate.evaluation import Evaluation, evaluate
-from lorica.evaluate.generation import generate
+from lorica.evaluation.completions import decode
+from lorica.evaluation.evaluation import Evaluation, evaluate
+from lorica.evaluation.generation import generate
 
 
 def _rows_the_model_answers(model: Any, tokenizer: Any, prompts: list[str]) -> list[Example]:

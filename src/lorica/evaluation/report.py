@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lorica.evaluate.bootstrap import Interval, paired_interval, sum_by_cluster, verdict
-from lorica.evaluate.completions import spread
-from lorica.evaluate.evaluation import Evaluation
-from lorica.evaluate.forgetting import GeneralLoss
-from lorica.evaluate.headline import headline
-from lorica.evaluate.metrics import score_function
-from lorica.evaluate.page import render_page
-from lorica.evaluate.quantities import quantity
+from lorica.evaluation.bootstrap import Interval, paired_interval, sum_by_cluster, verdict
+from lorica.evaluation.completions import spread
+from lorica.evaluation.evaluation import Evaluation
+from lorica.evaluation.forgetting import GeneralLoss
+from lorica.evaluation.headline import headline
+from lorica.evaluation.metrics import score_function
+from lorica.evaluation.page import render_page
+from lorica.evaluation.quantities import quantity
 from lorica.files import write_atomically, write_json
 
 FACTS: dict[str, Any] = {

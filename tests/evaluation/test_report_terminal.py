@@ -6,8 +6,8 @@ from typing import Any
 from rich.console import Console
 from sides import FACTS, side
 
-from lorica.evaluate.report import build_report
-from lorica.evaluate.terminal import print_report
+from lorica.evaluation.report import build_report
+from lorica.evaluation.terminal import print_report
 
 
 def _printed(report: dict[str, Any]) -> str:

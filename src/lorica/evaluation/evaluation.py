@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from lorica.data.examples import Example
-from lorica.evaluate.completions import Answer, Question, decode, questions, without_stop
-from lorica.evaluate.forgetting import GeneralLoss, general_loss, read_general_text
-from lorica.evaluate.generation import generate, stop_tokens
-from lorica.evaluate.metrics import MetricResult, check_metric, measure
-from lorica.evaluate.scores import Scores, score
+from lorica.evaluation.completions import Answer, Question, decode, questions, without_stop
+from lorica.evaluation.forgetting import GeneralLoss, general_loss, read_general_text
+from lorica.evaluation.generation import generate, stop_tokens
+from lorica.evaluation.metrics import MetricResult, check_metric, measure
+from lorica.evaluation.scores import Scores, score
 
 StageProgress = Callable[[str, int, int], None]
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from stand_ins import character_tokenizer
 
-from lorica.evaluate.forgetting import GeneralLoss, general_loss, read_general_text
+from lorica.evaluation.forgetting import GeneralLoss, general_loss, read_general_text
 
 
 def test_bundled_text_is_varied_and_of_the_size_it_claims() -> None:

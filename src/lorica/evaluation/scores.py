@@ -12,7 +12,7 @@ import torch
 
 from lorica.data.batches import microbatches
 from lorica.data.examples import Example
-from lorica.evaluate.bootstrap import MINIMUM_PAIRS, ratio
+from lorica.evaluation.bootstrap import MINIMUM_PAIRS, ratio
 from lorica.training.loss import token_losses
 
 Progress = Callable[[int, int], None]

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from lorica.evaluate.headline import TITLES, comparisons
-from lorica.evaluate.quantities import duration, memory
+from lorica.evaluation.headline import TITLES, comparisons
+from lorica.evaluation.quantities import duration, memory
 
 STYLES = {"better": "bold green", "worse": "bold red", "mixed": "bold yellow"}
 SAMPLES = 2

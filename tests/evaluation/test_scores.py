@@ -9,7 +9,7 @@ import torch
 from stand_ins import random_rows, tiny_llama
 
 from lorica.data.examples import Example
-from lorica.evaluate.scores import Scores, score
+from lorica.evaluation.scores import Scores, score
 
 LENGTHS = [9, 31, 2, 14, 14, 23, 5]
 

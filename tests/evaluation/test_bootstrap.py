@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lorica.evaluate.bootstrap import Interval, paired_interval, ratio, sum_by_cluster, verdict
+from lorica.evaluation.bootstrap import Interval, paired_interval, ratio, sum_by_cluster, verdict
 
 
 def _per_row_losses(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from lorica.evaluate.completions import Answer
-from lorica.evaluate.evaluation import Evaluation
-from lorica.evaluate.forgetting import GeneralLoss
-from lorica.evaluate.metrics import measure
-from lorica.evaluate.scores import Scores
+from lorica.evaluation.completions import Answer
+from lorica.evaluation.evaluation import Evaluation
+from lorica.evaluation.forgetting import GeneralLoss
+from lorica.evaluation.metrics import measure
+from lorica.evaluation.scores import Scores
 
 FACTS: dict[str, Any] = {
     "run": "runs/tickets",

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from sacrebleu.metrics import BLEU, CHRF
 
-from lorica.evaluate.bootstrap import ScoreFunction, ratio
-from lorica.evaluate.completions import Answer
-from lorica.evaluate.user_metric import apply_function, load_function
+from lorica.evaluation.bootstrap import ScoreFunction, ratio
+from lorica.evaluation.completions import Answer
+from lorica.evaluation.user_metric import apply_function, load_function
 
 CORPUS_METRICS: dict[str, Callable[[], Any]] = {"bleu": BLEU, "chrf": CHRF}
 METRICS = ("exact_match", *CORPUS_METRICS)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sides import FACTS, side
 
-from lorica.evaluate.charts import Series, line_chart, nice_ticks, smoothed, thinned
-from lorica.evaluate.differences import compare
-from lorica.evaluate.page import render_page
-from lorica.evaluate.report import build_report
+from lorica.evaluation.charts import Series, line_chart, nice_ticks, smoothed, thinned
+from lorica.evaluation.differences import compare
+from lorica.evaluation.page import render_page
+from lorica.evaluation.report import build_report
 
 ATTACK = "<script>alert('x')</script><img src=x onerror=alert(1)>"
 HISTORY: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lorica.evaluate.quantities import Quantity, quantity
+from lorica.evaluation.quantities import Quantity, quantity
 
 TITLES = {
     "better": "Better than the base model",
