@@ -40,6 +40,9 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not name its file
     except BaseException:
         aside.unlink(missing_ok=True)
         raise

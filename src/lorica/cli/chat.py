@@ -29,7 +29,9 @@ def chat(
     for line in iter(_ask, None):
         if line in ("/quit", "/exit"):
             return
-        if line in ("/base", "/tuned"):
+        if line in ("/base", "/tuned") and opened.adapter is None:
+            typer.echo("there is no adapter here to switch off or on", err=True)
+        elif line in ("/base", "/tuned"):
             use_adapter = line == "/tuned"
         elif line == "/reset":
             conversation = []

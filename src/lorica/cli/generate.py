@@ -26,11 +26,11 @@ def generate(
 
     quiet_libraries()
     text = sys.stdin.read() if prompt == "-" else prompt
-    opened = open_for_answers(path, allow_other_base=allow_other_base)
+    opened = open_for_answers(path, allow_other_base=allow_other_base, base_only=base)
     messages = [{"role": "user", "content": text}]
     prompt_given = text if raw or not opened.conversational else messages
     told = None if as_json else _write
-    given = answer(opened, prompt_given, max_new_tokens, temperature, seed, use_adapter=not base, on_text=told)
+    given = answer(opened, prompt_given, max_new_tokens, temperature, seed, on_text=told)
     if as_json:
         print_json({"prompt": given.prompt, "completion": given.completion, "token_ids": given.token_ids})
     else:

@@ -59,29 +59,33 @@ def open_for_answers(
                 "lorica.load."
             )
         base = load(name, device=device)
-        adapter = None if base_only else _adapter(base, folder, allow_other_base)
+        _use_template_of(folder, base)
+        adapter = None if base_only else load_adapter(base, folder, allow_other_base=allow_other_base).eval()
         return Opened(base, adapter, bool(base.tokenizer.chat_template))
     base = load(path, device=device)
     return Opened(base, None, bool(base.tokenizer.chat_template))
 
 
-def _adapter(base: Base, folder: Path, allow_other_base: bool) -> Adapter:
-    """The adapter in `folder`, ready to answer; the chat template saved beside it is the one that it was trained on."""
+def _use_template_of(folder: Path, base: Base) -> None:
+    """The chat template saved with what was trained is the one it was trained on; the base's may be another."""
     template = folder / "chat_template.jinja"
     if template.is_file():
         base.tokenizer.chat_template = template.read_text(encoding="utf-8")
-    return load_adapter(base, folder, allow_other_base=allow_other_base).eval()
 
 
 def _open_run(run: RunFolder, device: str, allow_other_base: bool, base_only: bool) -> Opened:
     receipt = read_json(run.receipt)
     settings = {key: setting["value"] for key, setting in receipt["settings"].items()}
-    conversational = receipt["format"] == "messages"
-    dtype, revision = settings["model.dtype"], settings["model.revision"]
     if not run.report.is_file() and not base_only:
         raise ValueError(f"the run in {run.path} is not finished. Finish it with: lorica train --resume {run.path}")
-    if run.model.is_dir() and not base_only:
-        return Opened(load(run.model, dtype=dtype, device=device), None, conversational)
-    base = load(settings["model.path"], dtype=dtype, device=device, revision=revision)
-    adapter = None if settings["method"] == "full" else _adapter(base, run.adapter, allow_other_base)
-    return Opened(base, adapter, conversational)
+    whole = settings["method"] == "full"
+    if whole and not base_only:
+        base = load(run.model, dtype=settings["model.dtype"], device=device)
+    else:
+        name, revision = settings["model.path"], settings["model.revision"]
+        base = load(name, dtype=settings["model.dtype"], device=device, revision=revision)
+    _use_template_of(run.model if whole else run.adapter, base)
+    adapter = None
+    if not whole and not base_only:
+        adapter = load_adapter(base, run.adapter, allow_other_base=allow_other_base).eval()
+    return Opened(base, adapter, conversational=receipt["format"] == "messages")

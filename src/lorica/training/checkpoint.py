@@ -1,8 +1,8 @@
 """Checkpoints a run resumes from bit for bit: whole, checksummed, the newest few kept.
 
 A checkpoint is a folder `checkpoints/step-00000120` with `state.safetensors` (trained tensors, optimiser moments, the
-best weights so far) and `state.json` (the step, counters, the SHA-256 of the tensors). The folder is written aside,
-flushed and renamed, so one that exists is whole; one that was damaged later is recognised by its checksum and the one
+best weights so far) and `state.json` (the step, counters, the SHA-256 of both). The folder is written aside,
+flushed and renamed, so one that exists is whole; one that was damaged later is recognised by its checksums and the one
 before is used. No random state is kept because none is used: order and dropout are functions of the seed and the step.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lorica.files import sha256, sync_folder, write_json, write_safetensors
+from lorica.files import hash_json, sha256, sync_folder, write_json, write_safetensors
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
@@ -33,25 +33,28 @@ class Progress:
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int) -> Path:
-    """Write the checkpoint of `progress.step` under `folder` and drop all but the newest `keep`.
+    """Write the checkpoint of `progress.step` under `folder` and drop the earlier ones but for the newest `keep`.
 
     Raises OSError (disk full, no permission) with the older checkpoints intact.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{progress.step:08d}"
+    for left_by_a_kill in folder.glob(".step-*.tmp"):
+        shutil.rmtree(left_by_a_kill)
     aside = folder / f".{target.name}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
-        digest = write_safetensors(aside / _TENSORS, tensors)
-        write_json(aside / _STATE, {"progress": asdict(progress), "sha256": digest})
+        values = asdict(progress)
+        hashes = {"tensors": write_safetensors(aside / _TENSORS, tensors), "progress": hash_json(values)}
+        write_json(aside / _STATE, {"progress": values, "sha256": hashes})
         shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     sync_folder(folder)
-    for old in list_checkpoints(folder)[:-keep]:
+    # Later ones can only be damaged: the run fell back from them, and they must not push out a whole one.
+    for old in [path for path in list_checkpoints(folder) if path.name <= target.name][:-keep]:
         shutil.rmtree(old)
     return target
 
@@ -68,13 +71,16 @@ def load_newest(folder: Path, notice: Callable[[str], None]) -> tuple[Progress, 
         try:
             return _read(path)
         except (ValueError, OSError, KeyError, TypeError) as error:
-            notice(f"checkpoint {path.name} is damaged ({error}); falling back to the one before")
+            reason = f"{type(error).__name__}: {error}"
+            notice(f"checkpoint {path.name} is damaged ({reason}); falling back to the one before")
+    if list_checkpoints(folder):
+        notice(f"no checkpoint in {folder} is whole; the run starts over from its first step")
     return None
 
 
 def _read(path: Path) -> tuple[Progress, dict[str, Tensor]]:
     state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    found = sha256(path / _TENSORS)
-    if found != state["sha256"]:
-        raise ValueError(f"{_TENSORS} hashes to {found[:12]}, expected {state['sha256'][:12]}")
+    found = {"tensors": sha256(path / _TENSORS), "progress": hash_json(state["progress"])}
+    if state["sha256"] != found:
+        raise ValueError("its content is not what its checksums say")
     return Progress(**state["progress"]), load_file(path / _TENSORS)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lorica.data.batches import microbatches
 from lorica.data.examples import Example
+from lorica.data.findings import listing
 from lorica.training.loss import token_losses
 from lorica.training.subject import Subject
 
@@ -12,26 +13,33 @@ from lorica.training.subject import Subject
 class NonFiniteError(ValueError):
     """The loss or the gradient of a step is NaN or infinite. Nothing was changed by that step."""
 
-
-def check_step(subject: Subject, examples: list[Example], step: int, loss: float, norm: float) -> None:
-    """Raises NonFiniteError naming the rows among `examples`, the step's, that alone give a loss or gradient that is
-    none."""
-    if torch.isfinite(torch.tensor([loss, norm])).all():
-        return
-    what = "gradient" if torch.isfinite(torch.tensor(loss)) else "loss"
-    rows = [example.source for example in examples if not _is_finite(subject, example)]
-    which = f"The rows that cause it: {', '.join(rows)}." if rows else "No row alone causes it; together they overflow."
-    raise NonFiniteError(
-        f"the {what} of step {step + 1} is not finite (loss {loss}, gradient norm {norm}). {which} The step was "
-        "not applied, and "
-        "the last checkpoint is intact. Look at those rows, lower train.lr, or use model.dtype=fp32; then resume "
-        "or start again."
-    )
+    def __init__(self, step: int, loss: float, norm: float, culprits: list[str], rows: int) -> None:
+        if len(culprits) == rows:
+            which = "Every row of the step gives one by itself: the weights have run away, or the base cannot be used."
+        elif culprits:
+            which = f"The rows that cause it: {listing(culprits)}."
+        else:
+            which = "No row causes it alone; together they overflow."
+        super().__init__(
+            f"step {step} gave a loss or gradient that is not finite (loss {loss}, gradient norm {norm}). {which} "
+            "The step was not applied, and the checkpoints are intact. Look at the rows, lower train.lr or set "
+            "model.dtype=fp32, and start a new run."
+        )
 
 
-def _is_finite(subject: Subject, example: Example) -> bool:
+def rows_not_finite(subject: Subject, chosen: list[Example], rows: list[int], seed: int, step: int) -> list[str]:
+    """Sources of the rows that alone give a loss or gradient that is not finite. Arguments as in the loop's step."""
+    return [
+        example.source
+        for row, example in zip(rows, chosen, strict=True)
+        if not _is_finite(subject, example, row, seed, step)
+    ]
+
+
+def _is_finite(subject: Subject, example: Example, row: int, seed: int, step: int) -> bool:
     [batch] = microbatches([example], len(example.input_ids))
     batch = batch.to(subject.device)
+    subject.prepare(batch, [row], seed, step)
     losses, _ = token_losses(subject.model, batch)
     gradients = torch.autograd.grad(
         (losses * batch.weights).sum(), list(subject.parameters.values()), allow_unused=True

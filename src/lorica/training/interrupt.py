@@ -8,11 +8,13 @@ from pathlib import Path
 from types import FrameType
 
 
-class Interrupted(Exception):
-    """The run in folder `run` was asked to stop by `signal`, and has written a full checkpoint after `step`."""
+class Interrupted(KeyboardInterrupt):
+    """The run in folder `run` was stopped by `signal`. `step` is that of the full checkpoint written on the way out;
+    None if it was stopped outside training, or at once by a second signal, and stands at its last checkpoint."""
 
-    def __init__(self, run: Path, step: int, number: int) -> None:
-        super().__init__(f"interrupted after step {step}")
+    def __init__(self, run: Path, step: int | None, number: int) -> None:
+        told = "what the run had written is kept" if step is None else f"a checkpoint of step {step} is written"
+        super().__init__(f"interrupted; {told}. Continue with: lorica train --resume {run}")
         self.run, self.step, self.signal = run, step, number
 
 
@@ -24,8 +26,8 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """While inside, SIGINT and SIGTERM only set the request. Outside the main thread signals cannot be caught, and are
-    not."""
+    """While inside, SIGINT and SIGTERM only set the request; one that nobody answered inside is raised again on the way
+    out. Outside the main thread signals cannot be caught, and are not."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -42,3 +44,5 @@ def stop_on_signal() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if request.number:
+        signal.raise_signal(request.number)

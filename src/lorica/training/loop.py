@@ -19,7 +19,7 @@ from lorica.data.batches import microbatches
 from lorica.data.examples import Example
 from lorica.data.order import step_rows
 from lorica.training.checkpoint import Progress, load_newest, save_checkpoint
-from lorica.training.guard import check_step
+from lorica.training.guard import NonFiniteError, rows_not_finite
 from lorica.training.interrupt import Interrupted, stop_on_signal
 from lorica.training.loss import token_losses
 from lorica.training.optimiser import build_optimiser, optimiser_state, restore_optimiser, set_learning_rate
@@ -62,6 +62,7 @@ class Loop:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
+        self.saved_step = -1
 
     def train(self) -> Progress:
         """Run to the last step, from the newest checkpoint if there is one.
@@ -78,7 +79,7 @@ class Loop:
                     self.save()
                     raise Interrupted(self.run.path, self.progress.step, request.number)
                 self.save_if_due()
-        self.save()
+            self.save()
         if self.best:
             self.subject.restore(self.best)
         return self.progress
@@ -89,7 +90,9 @@ class Loop:
         chosen = [self.examples[row] for row in rows]
         loss, tokens = self.accumulate(chosen, rows, number)
         norm = self.clip()
-        check_step(self.subject, chosen, number, loss, norm)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            culprits = rows_not_finite(self.subject, chosen, rows, self.config.seed, number)
+            raise NonFiniteError(number + 1, loss, norm, culprits, len(rows))
         warmup = warmup_steps(self.settings.steps, self.config.warmup)
         factor = learning_rate_factor(number, self.settings.steps, self.config.schedule, warmup)
         lr = set_learning_rate(self.optimiser, factor)
@@ -140,7 +143,7 @@ class Loop:
         loss = self.held_out_loss()
         self.record({"step": step, "held_out_loss": loss})
         best = self.progress.best_held_out_loss
-        if best is None or loss < best:
+        if math.isfinite(loss) and (best is None or loss < best):
             self.progress.best_held_out_loss, self.progress.evaluations_without_improvement = loss, 0
             if self.config.early_stopping is not None:
                 self.best = {name: tensor.clone() for name, tensor in self.subject.state().items()}
@@ -158,17 +161,20 @@ class Loop:
             self.save()
 
     def save(self) -> None:
+        if self.saved_step == self.progress.step:
+            return
         tensors = {f"trained/{name}": tensor for name, tensor in self.subject.state().items()}
         tensors |= optimiser_state(self.optimiser, self.subject.parameters)
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         save_checkpoint(self.run.checkpoints, self.progress, tensors, self.settings.keep_checkpoints)
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved_step = time.monotonic(), self.progress.step
 
     def resume(self) -> None:
         """Continue from the newest whole checkpoint, or start over if there is none; later metrics are dropped."""
         found = load_newest(self.run.checkpoints, self.notice)
         if found is not None:
             self.progress, tensors = found
+            self.saved_step = self.progress.step
             by_kind: dict[str, dict[str, Tensor]] = {"trained": {}, "best": {}}
             for key in [key for key in tensors if key.startswith(("trained/", "best/"))]:
                 kind, _, name = key.partition("/")

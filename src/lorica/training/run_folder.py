@@ -6,7 +6,8 @@
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,11 @@ class RunFolder:
     def holds_a_run(self) -> bool:
         return self.config.exists()
 
-    def append_metrics(self, record: dict[str, Any]) -> None:
+    def append_metrics(self, record: Mapping[str, float | int]) -> None:
+        """Add a line; null stands for a value that is not finite, which JSON does not have."""
+        values = {name: value if math.isfinite(value) else None for name, value in record.items()}
         with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(values, allow_nan=False) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records so far; a last line that a kill cut in half is left out."""

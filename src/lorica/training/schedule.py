@@ -16,8 +16,9 @@ def warmup_steps(total: int, warmup: float) -> int:
 def learning_rate_factor(step: int, total: int, schedule: str, warmup: int) -> float:
     """The share of the peak learning rate at `step` (from 0).
 
-    Rises linearly to 1 over `warmup` steps, then falls to zero (linear, cosine) or stays (constant). The first step has
-    a share of 1 / warmup and the last one more than zero: no step is spent on a learning rate of zero.
+    Rises linearly over `warmup` steps to 1 at the step after them, then falls towards zero (linear, cosine) or stays
+    (constant). The first step has a share of 1 / (warmup + 1), the last one more than zero: no step is spent on a
+    learning rate of zero.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

@@ -2,30 +2,31 @@
 used."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
 from lorica.training.run_folder import RunFolder
 
 
-class Trackers:
-    """Context manager over the chosen trackers: wandb, trackio, tensorboard.
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises ValueError if a tracker is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise ValueError(
+                f'system.trackers has {name}, which is not installed; install it with: pip install "lorica[track]"'
+            )
 
-    Raises ValueError on entry if one is not installed.
-    """
+
+class Trackers:
+    """Context manager over the chosen trackers: wandb, trackio, tensorboard."""
 
     def __init__(self, names: Sequence[str], run: RunFolder, settings: Mapping[str, Any]) -> None:
         self.names, self.run, self.settings = names, run, dict(settings)
         self.open: list[Any] = []
 
     def __enter__(self) -> Self:
-        for name in self.names:
-            try:
-                self.open.append(self._start(name))
-            except ImportError:
-                raise ValueError(
-                    f'system.trackers has {name}, which is not installed; install it with: pip install "lorica[track]"'
-                ) from None
+        self.open = [self._start(name) for name in self.names]
         return self
 
     def __exit__(
