@@ -235,16 +235,24 @@ def test_template_without_stop_token_trains_eos(tmp_path: Path) -> None:
     assert names == ["stop token added", "history is rendered differently"]
 
 
-def test_content_that_starts_like_the_generation_prompt(tmp_path: Path) -> None:
-    source = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+@pytest.mark.parametrize(
+    ("opening", "content", "generated"),
+    [
+        ("<think>\n", "<table>", "<table>"),
+        ("<think>\n", "<think about it", "<think about it"),
+        ("<think>\n", "<think>\nwhy</think>ho", "why</think>ho"),  # here the prompt is in the finished turn
+        ("Thought: ", "Those", "Those"),
+    ],
+)
+def test_content_that_starts_like_the_generation_prompt(
+    tmp_path: Path, opening: str, content: str, generated: str
+) -> None:
+    source = CHATML.replace("assistant\n{% endif", f"assistant\n{opening}{{% endif")
     served = Served("", "<|im_end|>", specials=("<|im_start|>",))
-    for content in ("<table>", "<think about it", "<think>\nwhy</think>ho"):
-        examples, tokenizer, _ = made(tmp_path, source, conversation("U", content), served)
-        [(before, generated)] = supervised_runs(examples)
-        prompt = "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n<think>\n"
-        whole = tokenizer.decode(before + generated)
-        assert whole in (prompt + content + "<|im_end|>", prompt + content.removeprefix("<think>\n") + "<|im_end|>")
-        assert tokenizer.decode(before) == prompt
+    examples, tokenizer, _ = made(tmp_path, source, conversation("U", content), served)
+    [(before, trained)] = supervised_runs(examples)
+    assert tokenizer.decode(before) == f"<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n{opening}"
+    assert tokenizer.decode(trained) == f"{generated}<|im_end|>"
 
 
 def test_stop_token_inside_content_ends_the_turn_and_is_found(tmp_path: Path) -> None:
