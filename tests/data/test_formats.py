@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lorica.data.findings import Findings
 from lorica.data.formats import Completion, Text, read_records
 from lorica.data.messages import Conversation
 from lorica.data.rows import Row
@@ -12,7 +13,7 @@ USER, ANSWER = {"role": "user", "content": "hi"}, {"role": "assistant", "content
 
 
 def read(*values: dict[str, Any], format: str = "auto") -> list[Any]:
-    return read_records([Row(f"rows:{i}", v) for i, v in enumerate(values, 1)], format)[0]
+    return read_records([Row(f"rows:{i}", v) for i, v in enumerate(values, 1)], format, Findings())[0]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,18 @@ def read(*values: dict[str, Any], format: str = "auto") -> list[Any]:
     ],
 )
 def test_detected_from_the_keys(row: dict[str, Any], expected: str) -> None:
-    assert read_records([Row("rows:1", row)], "auto")[1] == expected
+    assert read_records([Row("rows:1", row)], "auto", Findings())[1] == expected
+
+
+def test_fields_that_nothing_reads_are_noted() -> None:
+    findings = Findings()
+    rows = [{"text": "a", "id": 1, "weight": 2}, {"text": "b", "id": 2, "instruction": "c", "tools": []}]
+    read_records([Row(f"rows:{i}", row) for i, row in enumerate(rows)], "auto", findings)
+    assert {finding.name: finding.rows for finding in findings.all()} == {
+        "field 'id' is not read": ["rows:0", "rows:1"],
+        "field 'instruction' is not read": ["rows:1"],
+        "field 'tools' is not read": ["rows:1"],
+    }
 
 
 def test_named_format_settles_ambiguity() -> None:
@@ -49,6 +61,8 @@ def test_named_format_settles_ambiguity() -> None:
         ([{"text": "a"}], "messages", "rows:1: this row is not messages"),
         ([{"text": 3}], "auto", "'text' must be text; found int"),
         ([{"text": "a", "wieght": 2}], "auto", "did you mean 'weight'"),
+        ([{"messages": [USER, ANSWER], "label": False}], "auto", "preference data"),
+        ([{"prompt": "a", "completion": "b", "rejected": "c"}], "auto", "preference data"),
         ([{}], "auto", r"keys \(none\)"),
     ],
 )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+from lorica.data.findings import Findings
 from lorica.data.messages import Conversation, misspelt, read_conversation, read_weight
 from lorica.data.rows import Row
 
@@ -20,6 +21,7 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
 }
 OTHER_KEYS = ("weight", "loss_weight", "train", "tools")
+PREFERENCE_KEYS = ("chosen", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,8 @@ class Text:
 Record = Conversation | Completion | Text
 
 
-def read_records(rows: Iterable[Row], format: str) -> tuple[list[Record], str]:
-    """Reads rows as `format`, or as the one format that all of them have when it is "auto".
+def read_records(rows: Iterable[Row], format: str, findings: Findings) -> tuple[list[Record], str]:
+    """Reads rows as `format`, or as the one format that all of them have when it is "auto"; notes fields left unread.
 
     Returns:
         The records, and the name of the format they were read as.
@@ -64,6 +66,7 @@ def read_records(rows: Iterable[Row], format: str) -> tuple[list[Record], str]:
                     "Split the file, or name one format with `data.format`."
                 )
             known, first = detected, first or row.source
+        _check_row(row, known, findings)
         records.append(_read(row, known))
     return records, known
 
@@ -82,15 +85,18 @@ def _detect(row: Row) -> str:
 
 def _expectation(row: Row, formats: list[str]) -> str:
     """What was seen, what was expected, and the nearest spelling of a missing key."""
-    expected = " or ".join(f"{name} ({', '.join(FORMATS[name])})" for name in formats)
+    expected = " or ".join(f"{name} ({_fields(name)})" for name in formats)
     missing = [key for name in formats for key in FORMATS[name] if key not in row.values]
     near = [(key, match) for key in row.values for match in get_close_matches(key, missing, n=1, cutoff=0.7)]
     hint = "".join(f" Did you mean {match!r} where it says {key!r}?" for key, match in near)
-    return f"It has the keys {', '.join(row.values) or '(none)'}; expected {expected}.{hint}"
+    return f"It has the keys {', '.join(row.values) or '(none)'}; expected {expected}. Rename the fields.{hint}"
+
+
+def _fields(format: str) -> str:
+    return ", ".join(FORMATS[format])
 
 
 def _read(row: Row, format: str) -> Record:
-    _check_row(row, format)
     if format == "messages":
         return read_conversation(row.source, row.values)
     if format == "text":
@@ -101,12 +107,22 @@ def _read(row: Row, format: str) -> Record:
     return Completion(row.source, _text(row, "prompt"), _text(row, "completion"), read_weight(row.source, row.values))
 
 
-def _check_row(row: Row, format: str) -> None:
+def _check_row(row: Row, format: str, findings: Findings) -> None:
     if not all(key in row.values for key in FORMATS[format]):
         raise ValueError(f"{row.source}: this row is not {format}. {_expectation(row, [format])}")
+    judged = format != "text" and isinstance(row.values.get("label"), bool)
+    if judged or any(key in row.values for key in PREFERENCE_KEYS):
+        raise ValueError(
+            f"{row.source}: the keys {', '.join(row.values)} are those of preference data, and training on it as it "
+            "stands would teach the rejected answers too. Keep the good answers and remove those fields."
+        )
+    templated = format == "messages" or isinstance(row.values.get("prompt"), list)
     for key in row.values:
+        if key in FORMATS[format] or (key in OTHER_KEYS and (templated or key != "tools")):
+            continue
         if near := misspelt(key, OTHER_KEYS):
             raise ValueError(f"{row.source}: unknown key {key!r}; did you mean {near!r}? If not, rename or remove it.")
+        findings.add(f"field {key!r} is not read", row.source, f"Rows are read as {format}: {_fields(format)}.")
 
 
 def _text(row: Row, key: str) -> str:
