@@ -12,3 +12,11 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("needs ../shared (real models and data), which a clone of the repository does not have")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama with a byte-level tokenizer and a chat template, as a directory. Not to be written to."""
+    from bases import write_base
+
+    return write_base(tmp_path_factory.mktemp("bases") / "tiny")

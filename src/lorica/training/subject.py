@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,10 @@ def subject_of(model: nn.Module, adapter: Adapter | None, recompute: bool = Fals
     parameters = adapter.named_parameters() if adapter is not None else dict(model.named_parameters())
     subject = Subject(model.eval(), adapter, parameters)
     if recompute:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        # Renamed in transformers 5.23, where the old name still works and warns.
+        newer: Any = getattr(model, "activation_checkpointing_enable", None)
+        enable: Any = newer or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     with subject.evaluating():
         pass  # leaves the subject in training mode
     return subject
