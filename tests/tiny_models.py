@@ -42,8 +42,12 @@ COMMON = {
 }
 
 
-def llama(tied: bool = False, **fields: Any) -> Any:
-    return _made(LlamaForCausalLM, LlamaConfig(**COMMON | {"tie_word_embeddings": tied} | fields))
+def llama(**fields: Any) -> Any:
+    return _made(LlamaForCausalLM, LlamaConfig(**COMMON | {"tie_word_embeddings": False} | fields))
+
+
+def tied_llama() -> Any:
+    return llama(tie_word_embeddings=True)
 
 
 def gpt2(**fields: Any) -> Any:

@@ -26,7 +26,7 @@ class Adapter:
     part.
 
     `layers`, `copies` and `rows` map module names to parts; `provenance` holds the content hashes of what it belongs to
-    (keys `base`, `tokenizer`, `template`), saved with the adapter.
+    (keys `base`, `tokenizer`, `template`), saved with the adapter; `notes` are lines the user should see.
     """
 
     model: nn.Module
@@ -38,6 +38,7 @@ class Adapter:
     token_keys: TokenKeys = field(default_factory=TokenKeys)
     provenance: dict[str, str] = field(default_factory=dict)
     base_name: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     def parts(self) -> Iterator[tuple[str, Part]]:
         """(module name, part) of everything that replaced a module."""
@@ -66,6 +67,12 @@ class Adapter:
         """Number of trained values in one lane."""
         return sum(parameter.numel() for parameter in self.parameters()) // self.lanes
 
+    def without_gradient(self) -> list[str]:
+        """After a backward pass: the adapted modules that took no part in it. They are not in the computation of this
+        data (a vision tower, an expert no token chose), or the model reads their weights without calling them."""
+        trained = {name: [p for p in part.parameters() if p.requires_grad] for name, part in self.parts()}
+        return [name for name, parameters in trained.items() if all(p.grad is None for p in parameters)]
+
     def state(self) -> dict[str, Tensor]:
         """Everything a training checkpoint needs: the parameters and the frozen start pairs, by name."""
         state: dict[str, Tensor] = {name: parameter.detach() for name, parameter in self.named_parameters().items()}
@@ -73,6 +80,11 @@ class Adapter:
             if layer.start_A is not None and layer.start_B is not None:
                 state[f"{name}.start_A"], state[f"{name}.start_B"] = layer.start_A, layer.start_B
         return state
+
+    def check_lane(self, lane: int) -> None:
+        """Raises ValueError if there is no such lane."""
+        if not 0 <= lane < self.lanes:
+            raise ValueError(f"lane {lane} does not exist; the adapter has lanes 0 to {self.lanes - 1}.")
 
     def train(self, mode: bool = True) -> "Adapter":
         """Dropout on or off in the adapter. The base stays in evaluation mode: its own dropout would make the frozen
@@ -123,8 +135,8 @@ class Adapter:
         load_weights(self, Path(folder), lane)
 
     def detach(self) -> nn.Module:
-        """Take the adapter away: the model gets its own modules back, and is returned."""
-        assert not any(part.merged for _, part in self.parts()), "unmerge before detaching"
+        """Take the adapter away: the model gets its own modules back, frozen as they were, and is returned. Of a merged
+        adapter the model keeps the merged weights."""
         for name, part in self.parts():
             replace_module(self.model, name, part.base)
         self.layers, self.copies, self.rows = {}, {}, {}

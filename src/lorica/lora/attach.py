@@ -9,7 +9,7 @@ from lorica.config import LoraConfig, lora_config
 from lorica.lora.adapter import Adapter, replace_module
 from lorica.lora.initialise import initialise
 from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear
-from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair
+from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair, unreached
 from lorica.lora.trainable import TrainableCopy, TrainableRows
 
 
@@ -23,25 +23,36 @@ def attach(model: Any, config: LoraConfig | None = None, *, lanes: int = 1, seed
     Raises ValueError for a field that does not exist, a target that matches nothing or cannot be adapted, half of a
     tied pair, or a model that already carries an adapter.
     """
-    module = getattr(model, "model", model) if not isinstance(model, nn.Module) else model
+    module = model if isinstance(model, nn.Module) else model.model
     if config is not None and fields:
         raise ValueError("attach takes a LoraConfig or its fields as keywords, not both.")
     config = config or lora_config(**fields)
-    if any(isinstance(part, LoraLayer | TrainableCopy | TrainableRows) for part in module.modules()):
-        raise ValueError(
-            "this model already carries an adapter; detach it, or merge and detach, before attaching another."
-        )
+    check_bare(module)
     targets = find_targets(module, config)
     _check_lanes(lanes, targets)
-    adapter = Adapter(module, config, lanes)
-    adapter.provenance = dict(getattr(model, "hashes", {}))
-    adapter.base_name = getattr(model, "name", None) or getattr(module, "name_or_path", None) or None
+    adapter = Adapter(module, config, lanes, provenance=dict(getattr(model, "hashes", {})), base_name=name_of(model))
+    adapter.notes = unreached(module, config)
     build(adapter, targets)
-    for name, layer in adapter.layers.items():
-        initialise(layer, config.init_lora_weights, seed, name)
-        if config.use_dora:
-            layer.magnitude = nn.Parameter(layer.weight_norm())
+    try:
+        for name, layer in adapter.layers.items():
+            initialise(layer, config.init_lora_weights, seed, name)
+            if config.use_dora:
+                layer.magnitude = nn.Parameter(layer.weight_norm())
+    except ValueError:
+        adapter.detach()
+        raise
     return adapter.train()
+
+
+def check_bare(model: nn.Module) -> None:
+    """Raises ValueError if `model` carries an adapter."""
+    if any(isinstance(part, LoraLayer | TrainableCopy | TrainableRows) for part in model.modules()):
+        raise ValueError("this model already carries an adapter; detach it before attaching another.")
+
+
+def name_of(model: Any) -> str | None:
+    """The path or hub id of a base or of a transformers model, if it has one."""
+    return getattr(model, "name", None) or getattr(model, "name_or_path", None) or None
 
 
 def _check_lanes(lanes: int, targets: Targets) -> None:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from lorica.files import write_json, write_safetensors
 from lorica.lora.adapter import Adapter, check_finite
-from lorica.lora.attach import build
+from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.layer import LoraEmbedding, LoraLayer
 from lorica.lora.peft_config import adapter_config, lora_config
+from lorica.lora.target_checks import unmatched_names
 from lorica.lora.targets import Targets, find_targets
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -30,6 +31,7 @@ def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
     An adapter that did not start at zero (PiSSA, OLoRA) is written as the plain LoRA of rank 2r that it equals. Raises
     ValueError if a tensor is not finite, OSError if the folder cannot be written.
     """
+    adapter.check_lane(lane)
     check_finite(adapter, "not saved")
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "lorica": json.dumps(adapter.provenance, sort_keys=True)}
@@ -73,18 +75,29 @@ def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = Fal
     """
     folder = Path(folder)
     module = model if isinstance(model, nn.Module) else model.model
+    check_bare(module)
     metadata, tensors = _read_weights(folder)
-    _check_base(folder, metadata, getattr(model, "hashes", {}), allow_other_base)
+    hashes = getattr(model, "hashes", {})
+    _check_base(folder, metadata, hashes, allow_other_base)
     config = lora_config(read_json(folder / CONFIG), folder / CONFIG)
-    adapter = Adapter(module, config, provenance=metadata)
-    adapter.base_name = getattr(model, "name", None) or getattr(module, "name_or_path", None) or None
+    adapter = Adapter(module, config, provenance=metadata, base_name=name_of(model))
+    adapter.notes = [
+        f"the adapter in {folder} was trained with another {what} than the one beside this base"
+        for what in ("tokenizer", "template")
+        if metadata.get(what) and hashes.get(what) and metadata[what] != hashes[what]
+    ]
     build(adapter, _targets(module, config, tensors, folder))
-    _fill(adapter, tensors, folder)
+    try:
+        _fill(adapter, tensors, folder)
+    except ValueError:
+        adapter.detach()
+        raise
     return adapter.train()
 
 
 def load_weights(adapter: Adapter, folder: Path, lane: int = 0) -> None:
     """Read the weights in `folder` into an attached adapter of the same shape. Strict as `load_adapter`."""
+    adapter.check_lane(lane)
     metadata, tensors = _read_weights(folder)
     _check_base(folder, metadata, adapter.provenance, allow_other_base=False)
     _fill(adapter, tensors, folder, lane=lane)
@@ -118,9 +131,10 @@ def _read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get("lorica", "{}"))
-            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a backup or train again.") from None
+    return metadata if isinstance(metadata, dict) else {}, tensors
 
 
 def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], allow_other_base: bool) -> None:
@@ -146,11 +160,13 @@ def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: 
             f"{type(model).__name__} "
             "does not have; it belongs to another model."
         )
-    wanted = config.target_modules
-    if isinstance(wanted, list):  # PEFT allows names that match nothing here, as long as one does
-        names = [name for name in wanted if any(m == name or m.endswith(f".{name}") for m in modules)]
-        config = config.model_copy(update={"target_modules": names})
-    return find_targets(model, config)
+    # PEFT allows names that match nothing, in both fields, as long as something is left.
+    fields = {"target_modules": config.target_modules, "exclude_modules": config.exclude_modules}
+    for field, wanted in fields.items():
+        unmatched = unmatched_names(wanted, modules)
+        if unmatched:
+            fields[field] = [name for name in wanted if name not in unmatched]
+    return find_targets(model, config.model_copy(update=fields))
 
 
 def _fill(adapter: Adapter, tensors: dict[str, Tensor], folder: Path, lane: int = 0) -> None:
@@ -179,10 +195,10 @@ def _halve(layer: LoraLayer, down: Tensor, up: Tensor, lane: int) -> None:
 
 
 def _is_the_base(adapter: Adapter, key: str, tensor: Tensor) -> bool:
-    """PEFT saves a copy of an adapted or resized embedding's base; fine if it is what this base has."""
+    """PEFT may save a copy of the base's embeddings; fine if it is what this base has."""
     name = key[len(_PREFIX) :].removesuffix(".weight").removesuffix(".base_layer")
-    part = adapter.layers.get(name) or adapter.rows.get(name)
-    base = part.base.weight if part is not None else None
+    module = dict(adapter.model.named_modules()).get(name)
+    base = getattr(module, "weight", None)  # of an adapted module: its base's
     return isinstance(base, Tensor) and base.shape == tensor.shape and torch.equal(base.cpu(), tensor.to(base.dtype))
 
 
@@ -191,7 +207,10 @@ def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:
         return
     lists = [("misses", missing), ("has unexpectedly", unexpected)]
     told = "; ".join(f"{verb} {len(keys)} tensors ({', '.join(sorted(keys)[:3])} ...)" for verb, keys in lists if keys)
-    raise ValueError(f"{folder / WEIGHTS} {told}. It does not belong to this model and {CONFIG}; nothing was loaded.")
+    raise ValueError(
+        f"{folder / WEIGHTS} {told}. It does not belong to this model and {CONFIG} (embeddings among them that are not "
+        "adapted: the adapter was made on a base with other embeddings); nothing was loaded."
+    )
 
 
 def _check_shape(key: str, found: Tensor, wanted: Tensor, folder: Path) -> None:

@@ -45,10 +45,17 @@ def token_keys(seed: int, step: int, examples: Tensor, positions: Tensor) -> Ten
 def token_dropout(x: Tensor, p: float, keys: Tensor | None, layer: int) -> Tensor:
     """Drop elements of `x` (..., tokens, features) with probability `p` and scale the rest by 1 / (1 - p).
 
-    Without keys (a training loop that is not Lorica's) this is torch's own dropout.
+    `keys` is (tokens,) or (lanes, tokens). Without keys (a training loop that is not Lorica's) this is torch's own
+    dropout. Raises ValueError if `x` is not one row of features a token, as in a layer that sees some tokens only.
     """
     if keys is None:
         return F.dropout(x, p)
+    if x.shape[-2] != keys.shape[-1]:
+        raise ValueError(
+            f"lora.dropout: a layer was given {tuple(x.shape)} for a batch of {keys.shape[-1]} tokens (an expert that "
+            "sees some of the tokens, perhaps), so its dropout cannot follow the tokens. Set lora.dropout=0, or put "
+            "such layers in lora.exclude_modules."
+        )
     salted = torch.arange(x.shape[-1], device=x.device, dtype=torch.int64) * _GOLDEN + layer
     hashed = _mix(_mix(keys).unsqueeze(-1) + salted)  # (..., tokens, features)
     uniform = (hashed & 0xFFFFFF).to(torch.float32) / float(1 << 24)

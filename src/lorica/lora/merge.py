@@ -49,20 +49,20 @@ def merge(adapter: Adapter, lane: int = 0) -> MergeReport:
     """
     if any(part.merged for _, part in adapter.parts()):
         raise ValueError("this adapter is merged already; unmerge it first.")
-    if not 0 <= lane < adapter.lanes:
-        raise ValueError(f"lane {lane} does not exist; the adapter has lanes 0 to {adapter.lanes - 1}.")
+    adapter.check_lane(lane)
     report = MergeReport([])
-    for name, layer in adapter.layers.items():
-        merged = merged_weight(layer, lane)
-        if not torch.isfinite(merged).all():
+    for name, part in adapter.parts():
+        if isinstance(part, LoraLayer):
+            merged = merged_weight(part, lane)
+            report.modules.append(_compare(name, part, merged))
+            _swap(part, merged)
+        elif isinstance(part, TrainableCopy):
+            _swap_copy(part)
+        else:
+            _swap_rows(part)
+        if not all(torch.isfinite(value).all() for value in part.base.parameters()):
             _restore(adapter)
             raise ValueError(f"merging gives NaN or infinite weights in {name}; the base was left as it was.")
-        report.modules.append(_compare(name, layer, merged))
-        _swap(layer, merged)
-    for copied in adapter.copies.values():
-        _swap_copy(copied)
-    for rows in adapter.rows.values():
-        _swap_rows(rows)
     return report
 
 
@@ -120,12 +120,6 @@ def _swap_copy(part: TrainableCopy) -> None:
 
 
 def _swap_rows(part: TrainableRows) -> None:
-    weight = (
-        dense_weight(part.base).detach().clone()
-    )  # (dim, vocabulary) of an embedding, (vocabulary, dim) of a tied head
-    rows = part.rows.detach().to(weight.dtype)
-    if isinstance(part.base, nn.Embedding):
-        weight[:, part.tokens] = rows.t()
-    else:
-        weight[part.tokens] = rows
-    _swap(part, weight)
+    weight: Tensor = part.base.weight.detach().clone()  # (vocabulary, dim), of an embedding and of a tied head alike
+    weight[part.tokens] = part.rows.detach().to(weight.dtype)
+    _swap(part, weight.t() if is_transposed(part.base) else weight)

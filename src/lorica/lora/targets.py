@@ -4,15 +4,14 @@ The rules are PEFT's because its adapter files are read with them (`check_target
 there); what PEFT lets pass in silence (a name that matches nothing, half of a tied pair) is an error here.
 """
 
-import difflib
 import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import nn
 
 from lorica.config.schema import LoraConfig
+from lorica.lora import target_checks as check
 from lorica.lora.weights import is_adaptable, is_linear
 
 ALL_LINEAR = "all-linear"
@@ -29,14 +28,38 @@ class Targets:
 
 def find_targets(model: nn.Module, config: LoraConfig) -> Targets:
     """Resolve `config` against `model`. Raises ValueError when a name matches nothing or cannot be adapted."""
-    copies = _find_copies(model, config)
+    names = [name for name, _ in model.named_modules() if name]
+    copies = _find_copies(names, config)
     low_rank = [name for name, module in model.named_modules() if _is_target(model, name, module, config, copies)]
-    rows = _find_rows(model, config)
-    targets = Targets(low_rank, copies, rows)
-    _check_something_matched(model, config, targets)
-    _check_kinds(model, targets)
-    _check_tied(model, targets)
+    targets = Targets(low_rank, copies, _find_rows(model, config))
+    check.names_match(model, config, low_rank)
+    check.kinds(model, low_rank)
+    check.no_overlap(targets.low_rank, targets.copies, targets.rows)
+    check.one_place_each(model, [*low_rank, *copies, *targets.rows])
+    pair = tied_pair(model)
+    if pair is not None:
+        check.both_or_none(pair, low_rank, "target_modules")
+        check.both_or_none(pair, copies, "modules_to_save")
     return targets
+
+
+def unreached(model: nn.Module, config: LoraConfig) -> list[str]:
+    """A line about the matrices of `model` that "all-linear" does not mean, because no linear layer holds them: fused
+    experts, routers."""
+    if config.target_modules != ALL_LINEAR:
+        return []
+    held = [
+        (f"{name}.{leaf}", parameter.numel())
+        for name, module in model.named_modules()
+        for leaf, parameter in module.named_parameters(recurse=False)
+        if not is_adaptable(module) and sum(size > 1 for size in parameter.shape) >= 2
+    ]
+    if not held:
+        return []
+    share = sum(size for _, size in held) / sum(parameter.numel() for parameter in model.parameters())
+    kinds = sorted({re.sub(r".*\.\d+\.", "", name) for name, _ in held})
+    what = f"{len(held)} tensors ({', '.join(kinds)}), {share:.0%} of the parameters,"
+    return [f"{what} are not adapted: no linear layer holds them."]
 
 
 def rank_and_alpha(name: str, config: LoraConfig) -> tuple[int, float]:
@@ -55,7 +78,7 @@ def _pattern_key(patterns: Iterable[str], name: str) -> str:
     return next((key for key in patterns if re.match(rf"(.*\.)?({key})$", name)), name)
 
 
-def _ends_with(name: str, endings: Iterable[str]) -> bool:
+def ends_with(name: str, endings: Iterable[str]) -> bool:
     return any(name == ending or name.endswith(f".{ending}") for ending in endings)
 
 
@@ -67,13 +90,13 @@ def _is_target(model: nn.Module, name: str, module: nn.Module, config: LoraConfi
         return chosen and _layer_chosen(name, config)
     if isinstance(config.target_modules, str):
         return re.fullmatch(config.target_modules, name) is not None and _layer_chosen(name, config)
-    return _ends_with(name, config.target_modules) and _layer_chosen(name, config)
+    return ends_with(name, config.target_modules) and _layer_chosen(name, config)
 
 
 def _matches_names(name: str, names: str | list[str] | None) -> bool:
     if names is None:
         return False
-    return re.fullmatch(names, name) is not None if isinstance(names, str) else _ends_with(name, names)
+    return re.fullmatch(names, name) is not None if isinstance(names, str) else ends_with(name, names)
 
 
 def _inside(name: str, module: str) -> bool:
@@ -91,14 +114,10 @@ def _layer_chosen(name: str, config: LoraConfig) -> bool:
     return found is not None and int(found["layer"]) in ([wanted] if isinstance(wanted, int) else wanted)
 
 
-def _find_copies(model: nn.Module, config: LoraConfig) -> list[str]:
+def _find_copies(names: list[str], config: LoraConfig) -> list[str]:
     wanted = config.modules_to_save or []
-    names = [name for name, _ in model.named_modules() if name]
     for ending in wanted:
-        if not any(name.endswith(ending) for name in names):
-            raise ValueError(
-                f'lora.modules_to_save names "{ending}", which no module ends with.{_nearest(ending, names)}'
-            )
+        check.named(ending, [name for name in names if name.endswith(ending)], names, "modules_to_save")
     chosen = [name for name in names if any(name.endswith(ending) for ending in wanted)]
     return [name for name in chosen if not any(_inside(name, other) and name != other for other in chosen)]
 
@@ -113,24 +132,12 @@ def _find_rows(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
         wanted = {next(name for name, module in embeddings.items() if module is inputs): wanted}
     found: dict[str, list[int]] = {}
     for ending, tokens in wanted.items():
-        names = [name for name in embeddings if _ends_with(name, [ending])]
-        if not names:
-            raise ValueError(
-                f'lora.trainable_token_indices names "{ending}", which is no embedding.{_nearest(ending, embeddings)}'
-            )
+        names = [name for name in embeddings if ends_with(name, [ending])]
+        check.named(ending, names, embeddings, "trainable_token_indices")
         for name in names:
-            _check_tokens(name, tokens, embeddings[name].num_embeddings)
+            check.tokens(name, tokens, embeddings[name].num_embeddings)
             found[name] = list(tokens)  # in the user's order, in which PEFT stores the rows
     return found
-
-
-def _check_tokens(name: str, tokens: list[int], size: int) -> None:
-    outside = [token for token in tokens if not 0 <= token < size]
-    if outside:
-        raise ValueError(f"lora.trainable_token_indices has {outside[:5]}, but {name} has rows 0 to {size - 1}.")
-    twice = sorted(token for token, count in Counter(tokens).items() if count > 1)
-    if twice:
-        raise ValueError(f"lora.trainable_token_indices names the tokens {twice[:5]} more than once; name each once.")
 
 
 def _input_embeddings(model: nn.Module) -> nn.Module | None:
@@ -146,76 +153,7 @@ def _output_embeddings(model: nn.Module) -> nn.Module | None:
 def tied_pair(model: nn.Module) -> tuple[str, str] | None:
     """Names of the input embedding and the output head when they share one weight, else None."""
     inputs, outputs = _input_embeddings(model), _output_embeddings(model)
-    if inputs is None or outputs is None or inputs.weight is not outputs.weight:
+    if inputs is None or outputs is None or inputs.weight is not getattr(outputs, "weight", None):
         return None
     names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
     return names[id(inputs)], names[id(outputs)]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    leaves = sorted({known.rsplit(".", 1)[-1] for known in names})
-    close = difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(close)}?" if close else ""
-
-
-def _check_something_matched(model: nn.Module, config: LoraConfig, targets: Targets) -> None:
-    wanted = config.target_modules
-    linear = [name for name, module in model.named_modules() if is_adaptable(module)]
-    if isinstance(wanted, list):
-        unmatched = [
-            ending for ending in wanted if not any(_ends_with(name, [ending]) for name, _ in model.named_modules())
-        ]
-        if unmatched:
-            raise ValueError(
-                f"lora.target_modules names {unmatched}, which no module of {type(model).__name__} is called."
-                f"{_nearest(unmatched[0], linear)} It has {_leaves(linear)}."
-            )
-    if not targets.low_rank:
-        raise ValueError(
-            f"no module is left to adapt: lora.target_modules = {wanted!r} with lora.exclude_modules = "
-            f"{config.exclude_modules!r} and lora.layers_to_transform = {config.layers_to_transform!r}. "
-            f"{type(model).__name__} has {_leaves(linear)}."
-        )
-    for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
-        for key in patterns:
-            if not any(re.match(rf"(.*\.)?({key})$", name) for name in targets.low_rank):
-                raise ValueError(
-                    f'lora.{field} has "{key}", which matches no adapted module.{_nearest(key, targets.low_rank)}'
-                )
-
-
-def _leaves(names: Iterable[str]) -> str:
-    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
-
-
-def _check_kinds(model: nn.Module, targets: Targets) -> None:
-    for name in targets.low_rank:
-        module = model.get_submodule(name)
-        if not is_adaptable(module):
-            raise ValueError(
-                f"{name} is a {type(module).__name__}, which cannot carry a low-rank pair; linear layers and "
-                "embeddings can. "
-                "Narrow lora.target_modules, or name it in lora.modules_to_save to train a copy of it."
-            )
-        if name in targets.rows:
-            raise ValueError(
-                f"{name} is in lora.target_modules and in lora.trainable_token_indices; choose one of them."
-            )
-
-
-def _check_tied(model: nn.Module, targets: Targets) -> None:
-    pair = tied_pair(model)
-    if pair is None:
-        return
-    for chosen, field in ((targets.low_rank, "target_modules"), (targets.copies, "modules_to_save")):
-        half = [name for name in pair if name in chosen]
-        if len(half) == 1:
-            other = pair[1] if half[0] == pair[0] else pair[0]
-            raise ValueError(
-                f"lora.{field} has {half[0]}, but its weight is also that of {other} (tied embeddings), which "
-                "would keep the "
-                f"old values: merged or exported, the model would be another one. Either leave {half[0]} out, or "
-                "name both in "
-                f"lora.{field} (each is then trained on its own, and a merge unties them); to teach new tokens use "
-                "lora.trainable_token_indices, which keeps the two tied."
-            )

@@ -44,7 +44,8 @@ class TrainableRows(nn.Module):
     """Some rows of an embedding, trained (PEFT's `trainable_token_indices`); for a tied head, the same rows as outputs.
 
     `rows`: (number of tokens, dim) fp32, the new values themselves rather than differences, which is how PEFT stores
-    them. `tokens`: their ids, in the order of `rows`. A tied head is given the embedding's own `rows`, so that both stay one parameter.
+    them. `tokens`: their ids, in the order of `rows`. A tied head is given the embedding's own `rows`, so that both
+    stay one parameter.
     """
 
     tokens: Tensor
@@ -85,4 +86,6 @@ class TrainableRows(nn.Module):
         return torch.where(slots.unsqueeze(-1) >= 0, rows, y)
 
     def project(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        return logits.index_copy(-1, self.tokens, F.linear(hidden, self.rows.to(hidden.dtype)))
+        bias = getattr(self.base, "bias", None)
+        new = F.linear(hidden, self.rows.to(hidden.dtype), None if bias is None else bias[self.tokens])
+        return logits.index_copy(-1, self.tokens, new)

@@ -4,6 +4,7 @@ A linear layer's weight is always seen as (out, in), an embedding's as (dim, voc
 the weight's own shape for every kind. A packed weight format joins by adding its case to these functions.
 """
 
+import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -16,6 +17,17 @@ def is_linear(module: nn.Module) -> bool:
 def is_adaptable(module: nn.Module) -> bool:
     """Whether `attach` knows how to adapt `module`."""
     return is_linear(module) or isinstance(module, nn.Embedding)
+
+
+def is_lookup(module: nn.Embedding) -> bool:
+    """Whether an embedding is its table's row for the token, at most times a constant `embed_scale` (Gemma)."""
+    return type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether the weight is in a quantiser's own format rather than a matrix of numbers."""
+    weight: Tensor = module.weight  # type: ignore[assignment]
+    return weight.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16) or weight.ndim != 2
 
 
 def is_transposed(module: nn.Module) -> bool:

@@ -1,0 +1,129 @@
+"""What is wrong with a choice of modules, said before anything is changed: each check raises ValueError or returns."""
+
+import difflib
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+from torch import nn
+
+from lorica.config.schema import LoraConfig
+from lorica.lora.weights import is_adaptable, is_lookup, is_packed
+
+
+def named(ending: str, found: Collection[str], names: Iterable[str], field: str) -> None:
+    """A name that the user gave has to match something."""
+    if not found:
+        what = "which is no embedding" if field == "trainable_token_indices" else "which no module's name ends with"
+        raise ValueError(f'lora.{field} names "{ending}", {what}.{_nearest(ending, names)}')
+
+
+def tokens(name: str, ids: list[int], size: int) -> None:
+    """Token ids have to be rows of the embedding, each once."""
+    outside = [token for token in ids if not 0 <= token < size]
+    if outside:
+        raise ValueError(f"lora.trainable_token_indices has {outside[:5]}, but {name} has rows 0 to {size - 1}.")
+    twice = sorted(token for token, count in Counter(ids).items() if count > 1)
+    if twice:
+        raise ValueError(f"lora.trainable_token_indices names the tokens {twice[:5]} more than once; name each once.")
+
+
+def names_match(model: nn.Module, config: LoraConfig, low_rank: list[str]) -> None:
+    """Every name and pattern of the settings has to match a module, and something has to be left to adapt."""
+    names = [name for name, _ in model.named_modules() if name]
+    linear = [name for name, module in model.named_modules() if is_adaptable(module)]
+    for field, wanted in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
+        unmatched = unmatched_names(wanted, names)
+        if unmatched:
+            raise ValueError(
+                f"lora.{field} names {unmatched}, which no module of {type(model).__name__} is called."
+                f"{_nearest(unmatched[0], linear)} It has {_leaves(linear)}."
+            )
+    if not low_rank:
+        raise ValueError(
+            f"no module is left to adapt: lora.target_modules = {config.target_modules!r} with lora.exclude_modules = "
+            f"{config.exclude_modules!r} and lora.layers_to_transform = {config.layers_to_transform!r}. "
+            f"{type(model).__name__} has {_leaves(linear)}."
+        )
+    for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
+        for key in patterns:
+            if not any(re.match(rf"(.*\.)?({key})$", name) for name in low_rank):
+                raise ValueError(f'lora.{field} has "{key}", which matches no adapted module.{_nearest(key, low_rank)}')
+
+
+def unmatched_names(wanted: str | list[str] | None, names: Iterable[str]) -> list[str]:
+    """Those of a list that name no module; a regular expression chooses what it chooses."""
+    if not isinstance(wanted, list):
+        return []
+    return [ending for ending in wanted if not any(f".{name}".endswith(f".{ending}") for name in names)]
+
+
+def kinds(model: nn.Module, low_rank: list[str]) -> None:
+    """Only linear layers and plain embeddings, with weights that can be multiplied as they are, carry a pair."""
+    for name in low_rank:
+        module = model.get_submodule(name)
+        kind = type(module).__name__
+        if not is_adaptable(module):
+            raise ValueError(
+                f"{name} is a {kind}, which cannot carry a low-rank pair; linear layers and embeddings can. Narrow "
+                "lora.target_modules, or name it in lora.modules_to_save to train a copy of it."
+            )
+        if is_packed(module):
+            raise ValueError(
+                f"{name} is a {kind} with packed weights ({module.weight.dtype}); adapters on quantised bases are not "
+                "available yet. Load the base unquantised."
+            )
+        if isinstance(module, nn.Embedding) and not is_lookup(module):
+            raise ValueError(
+                f"{name} is a {kind}, an embedding that computes more than a look-up, so a low-rank pair beside its "
+                "table would be another model. Leave it out of lora.target_modules."
+            )
+
+
+def no_overlap(low_rank: Collection[str], copies: Collection[str], rows: Collection[str]) -> None:
+    """A module is trained in one way only. (What is inside a copy is never targeted.)"""
+    for field, others in (("target_modules", low_rank), ("modules_to_save", copies)):
+        both = [name for name in rows if any(name == other or name.startswith(f"{other}.") for other in others)]
+        if both:
+            raise ValueError(f"{both[0]} is in lora.{field} and in lora.trainable_token_indices; choose one of them.")
+
+
+def one_place_each(model: nn.Module, chosen: Iterable[str]) -> None:
+    """A module that the model holds under several names would be adapted in one of its places only."""
+    places: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        places.setdefault(id(module), []).append(name)
+    for name in chosen:
+        leaf = name.rpartition(".")[2]
+        held = places[id(model.get_submodule(name))]
+        # A shared parent is changed once, for all who use it; only a module with several parents is a trouble.
+        parents = {id(model.get_submodule(place.rpartition(".")[0])) for place in held}
+        if len(parents) > 1 or any(place.rpartition(".")[2] != leaf for place in held):
+            raise ValueError(
+                f"{' and '.join(held[:3])} are one and the same module, of which only {name} would be adapted. "
+                "Put it in lora.exclude_modules."
+            )
+
+
+def both_or_none(pair: tuple[str, str], chosen: list[str], field: str) -> None:
+    """Half of a tied pair of embeddings cannot be changed alone."""
+    half = [name for name in pair if name in chosen]
+    if len(half) != 1:
+        return
+    other = pair[1] if half[0] == pair[0] else pair[0]
+    raise ValueError(
+        f"lora.{field} has {half[0]}, but its weight is also that of {other} (tied embeddings), which would keep "
+        f"the old values: merged or exported, the model would be another one. Either leave {half[0]} out, or name "
+        f"both in lora.{field} (each is then trained on its own, and a merge unties them); to teach new tokens use "
+        "lora.trainable_token_indices, which keeps the two tied."
+    )
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    leaves = sorted({known.rsplit(".", 1)[-1] for known in names})
+    close = difflib.get_close_matches(name.rsplit(".", 1)[-1], leaves, n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _leaves(names: Iterable[str]) -> str:
+    return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))

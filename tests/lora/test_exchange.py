@@ -1,0 +1,168 @@
+"""Adapters on disk go both ways between Lorica and PEFT, with equal logits."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+import tiny_models as tiny
+from lorica.lora import attach, load_adapter
+
+CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    "attention": (tiny.llama, {"target_modules": ["q_proj", "v_proj"]}),
+    "all linear": (tiny.llama, {"target_modules": "all-linear"}),
+    "all linear, gpt2": (tiny.gpt2, {"target_modules": "all-linear"}),
+    "some of a kind": (tiny.llama, {"target_modules": ["layers.1.self_attn.q_proj", "up_proj"]}),
+    "regular expression": (tiny.llama, {"target_modules": r".*\.1\.mlp\..*_proj"}),
+    "one layer": (tiny.llama, {"target_modules": ["k_proj"], "layers_to_transform": [0], "layers_pattern": ["layers"]}),
+    "exclusion": (tiny.llama, {"target_modules": "all-linear", "exclude_modules": r".*\.0\..*"}),
+    "patterns": (
+        tiny.llama,
+        {"target_modules": "all-linear", "rank_pattern": {"0.mlp.up_proj": 7}, "alpha_pattern": {"q_proj": 3}},
+    ),
+    "rslora": (tiny.qwen2, {"target_modules": "all-linear", "use_rslora": True, "rank_pattern": {"o_proj": 9}}),
+    "dora": (tiny.gpt2, {"target_modules": ["c_attn", "mlp.c_proj"], "use_dora": True}),
+    "embedding and head": (tiny.llama, {"target_modules": ["embed_tokens", "lm_head"]}),
+    "embedding, head and dora": (tiny.llama, {"target_modules": ["embed_tokens", "lm_head"], "use_dora": True}),
+    "copies": (tiny.llama, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),
+    "token rows": (tiny.llama, {"target_modules": ["q_proj"], "trainable_token_indices": [9, 4, 33]}),
+    "token rows, tied": (tiny.gemma3, {"target_modules": ["q_proj"], "trainable_token_indices": [9, 4, 33]}),
+    "token rows, named": (
+        tiny.llama,
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [9, 4]}},
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any]]:
+    make, fields = CASES[request.param]
+    return make(), {"r": 4, "lora_alpha": 10} | fields
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    ids = tiny.tokens()
+    torch.testing.assert_close(tiny.logits(ours, ids), tiny.logits(theirs, ids), rtol=1e-5, atol=1e-5)
+
+
+def test_peft_reads_what_lorica_saves(case: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    model, fields = case
+    base = copy.deepcopy(model)
+    adapter = tiny.randomise(attach(model, **fields))
+    adapter.save(tmp_path)
+    theirs = PeftModel.from_pretrained(copy.deepcopy(base), tmp_path).eval()
+    assert_same(model, theirs)
+    assert_same(load_adapter(base, tmp_path).eval().model, theirs)
+
+
+def test_peft_reads_an_all_linear_adapter_of_a_mixture_of_experts(tmp_path: Path) -> None:
+    adapter = tiny.randomise(attach(tiny.mixtral(), r=3, alpha=7))
+    adapter.save(tmp_path)
+    assert_same(adapter.model, PeftModel.from_pretrained(tiny.mixtral(), tmp_path).eval())
+
+
+def test_an_adapter_on_experts_is_refused(tmp_path: Path) -> None:
+    tiny.peft_twin(tiny.mixtral(), r=3, target_modules="all-linear").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="target_parameters"):
+        load_adapter(tiny.mixtral(), tmp_path)
+
+
+def test_lorica_reads_what_peft_saves(case: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    model, fields = case
+    twin = tiny.peft_twin(model, **fields, fan_in_fan_out=isinstance(model, type(tiny.gpt2())))
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    twin.save_pretrained(tmp_path)
+    adapter = load_adapter(model, tmp_path).eval()
+    assert_same(model, twin)
+    adapter.save(tmp_path / "again")
+    assert_same(load_adapter(adapter.detach(), tmp_path / "again").eval().model, twin)
+
+
+def test_names_that_match_nothing_are_allowed_in_an_adapter_that_peft_wrote(tmp_path: Path) -> None:
+    twin = tiny.peft_twin(tiny.llama(), r=3, lora_alpha=6, target_modules=["q_proj", "query_key_value"])
+    twin.save_pretrained(tmp_path)
+    assert "query_key_value" in json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    adapter = load_adapter(tiny.llama(), tmp_path)
+    assert {name.rsplit(".", 1)[-1] for name in adapter.layers} == {"q_proj"}
+
+
+def test_the_copy_of_the_embedding_that_peft_saves_must_be_this_bases(tmp_path: Path) -> None:
+    model = tiny.llama()
+    tiny.peft_twin(model, r=3, target_modules=["embed_tokens", "q_proj"]).save_pretrained(
+        tmp_path, save_embedding_layers=True
+    )
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    assert any(key.endswith("embed_tokens.base_layer.weight") for key in held)
+    load_adapter(tiny.llama(), tmp_path)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[5] += 1
+    with pytest.raises(ValueError, match="embed_tokens"):
+        load_adapter(model, tmp_path)
+
+
+def test_an_embedding_that_peft_saved_without_adapting_it_must_be_this_bases(tmp_path: Path) -> None:
+    model = tiny.llama()
+    tiny.peft_twin(model, r=3, target_modules=["q_proj"]).save_pretrained(tmp_path, save_embedding_layers=True)
+    held = load_file(tmp_path / "adapter_model.safetensors")
+    assert any(key.endswith("model.embed_tokens.weight") for key in held)
+    load_adapter(tiny.llama(), tmp_path)
+    with torch.no_grad():
+        model.lm_head.weight[5] += 1
+    with pytest.raises(ValueError, match="lm_head"):
+        load_adapter(model, tmp_path)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora", "pissa_niter_4"])
+def test_a_start_that_changed_the_base_is_refused_with_the_remedy(start: str, tmp_path: Path) -> None:
+    twin = tiny.peft_twin(tiny.llama(), r=3, target_modules=["q_proj"], init_lora_weights=start)
+    twin.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="path_initial_model_for_weight_conversion"):
+        load_adapter(tiny.llama(), tmp_path)
+
+
+def test_pissa_that_peft_converted_loads(tmp_path: Path) -> None:
+    twin = tiny.peft_twin(tiny.llama(), r=3, lora_alpha=5, target_modules=["q_proj"], init_lora_weights="pissa")
+    twin.peft_config["default"].init_lora_weights = True  # PEFT's documented steps for the conversion
+    twin.save_pretrained(tmp_path / "start")
+    twin.peft_config["default"].init_lora_weights = "pissa"
+    with torch.no_grad():
+        for name, parameter in twin.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5))
+    expected = tiny.logits(twin, tiny.tokens())
+    twin.save_pretrained(tmp_path / "final", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    adapter = load_adapter(tiny.llama(), tmp_path / "final").eval()
+    torch.testing.assert_close(tiny.logits(adapter.model, tiny.tokens()), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"lora_bias": True},
+        {"use_qalora": True},
+        {"layer_replication": [[0, 2]]},
+        {"target_parameters": ["mlp.experts.gate_up_proj"]},
+        {"use_bdlora": {"nblocks": 2}},
+        {"alora_invocation_tokens": [1, 2]},
+        {"something_of_next_year": 3},
+        {"bias": "lora_only"},
+        {"peft_type": "LOHA"},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_settings_that_would_change_the_result_are_refused_by_name(setting: dict[str, Any], tmp_path: Path) -> None:
+    attach(tiny.llama(), r=3, target_modules=["q_proj"]).save(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | setting))
+    with pytest.raises(ValueError, match=next(iter(setting))) as caught:
+        load_adapter(tiny.llama(), tmp_path)
+    assert str(path) in str(caught.value)
