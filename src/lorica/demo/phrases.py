@@ -1,0 +1,109 @@
+"""What the messages of the demo's task are made of; `{item}` and the other places are filled in by `task.py`."""
+
+NAMES = """
+    Alice Amy Anna Ben Bob Clara Daisy Dan Ella Emma Finn Fred George Grace Hans Harry Jack James Jane Jill Joe
+    John Kate Leo Lily Lucy Marco Mary Max Mia Nora Oscar Paul Peter Rosa Ruth Sam Sara Sue Tim Tom Willa
+""".split()  # noqa: SIM905
+
+ITEMS = (  # noqa: SIM905
+    "basket, bed, bell, bicycle, blanket, boat, book, bottle, broom, bucket, candle, chair, clock, coat, cup, desk, "
+    "doll, drum, hammer, hat, kettle, kite, knife, ladder, lamp, mirror, oven, pan, pillow, plate, ring, rug, shirt, "
+    "spoon, table, tent, toy, vase, tea pot, garden chair, music box, rain coat, wooden train, silver spoon, flower pot"
+).split(", ")
+
+PROBLEMS = {
+    "broken": [
+        "Sadly {item} came broken.",
+        "I found {item} in pieces.",
+        "When I opened the box, {item} had a big crack.",
+        "After one day {item} stopped working.",
+        "One side of {item} fell off.",
+    ],
+    "late": [
+        "We are still waiting for {item}.",
+        "I was told {item} would be here last week.",
+        "Why does {item} take so long?",
+        "It has been many days and {item} has not come.",
+        "You promised {item} for Monday, and now it is Friday.",
+    ],
+    "wrong": [
+        "I asked for a blue one, but {item} is red.",
+        "You sent {item} in the wrong size.",
+        "The colour of {item} is not what I asked for.",
+        "This is not what I chose: {item} is much too small.",
+        "On your page {item} looked quite different.",
+    ],
+    "dirty": [
+        "There is mud all over {item}.",
+        "I am sorry to say that {item} is full of dust.",
+        "There are ugly spots on {item}.",
+        "Somebody must have used {item} before, it smells bad.",
+        "When I opened the box, {item} was dirty.",
+    ],
+}
+
+WISHES = {
+    "refund": [
+        "Please give me my money back.",
+        "I want my money back.",
+        "Could you return what I paid?",
+        "I would like a refund.",
+        "I do not want it any more, just pay me back.",
+    ],
+    "replace": [
+        "Please send me a new one.",
+        "I would like another one instead.",
+        "Could you change it for a good one?",
+        "Can I have a new one, please?",
+        "I want a replacement.",
+    ],
+    "call": [
+        "Please call me.",
+        "Can somebody ring me this evening?",
+        "I would like to talk to someone about it.",
+        "Give me a call when you can.",
+        "I will be near the telephone all day.",
+    ],
+}
+
+ORDERS = [
+    "My order number is {order}.",
+    "The number of my order is {order}.",
+    "I bought {item} with order {order}.",
+    "It is about order {order}.",
+    "The paper in the box says {order}.",
+    "You will find {item} under number {order}.",
+    "Order {order}.",
+]
+
+INTRODUCTIONS = [
+    "Hello, this is {name}.",
+    "My name is {name}.",
+    "Hi, {name} here.",
+    "Good morning, I am {name}.",
+    "Dear shop, my name is {name} and I have a question.",
+    "{name} is my name.",
+]
+
+GREETINGS = ["Hello!", "Dear shop,", "Good evening.", "Hi,", ""]
+
+SIGNATURES = [
+    "Thank you, {name}",
+    "Yours, {name}",
+    "With kind wishes, {name}",
+    "{name}",
+    "Many thanks from {name}",
+]
+
+DISTRACTIONS = [
+    "My friend {other_name} told me about your shop.",
+    "It was a present for {other_name}.",
+    "{other_name} was very sad about it.",
+    "The {other_item} from last year is still fine.",
+    "I also love the {other_item} that I have from you.",
+    "I paid {number} for it.",
+    "I am {number} years old and this never happened to me.",
+    "We live at number {number}, near the old mill.",
+    "I have bought from you for {number} years.",
+    "The weather is lovely here.",
+]

@@ -1,0 +1,11 @@
+"""What `lorica demo` uses: the base, the size of its task, and the few settings that are not Lorica's defaults."""
+
+from pathlib import Path
+from typing import Any
+
+BASE = Path(__file__).parent / "base"
+TRAIN_ROWS = 4000
+HELD_OUT_ROWS = 200
+DATA_SEED = 0
+TRAIN: dict[str, Any] = {"epochs": 1.0}
+EVALUATE: dict[str, Any] = {"metric": "exact_match", "max_new_tokens": 80}
