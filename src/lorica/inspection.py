@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_json
+from lorica.files import read_json
+from lorica.lora.checkpoint import CONFIG, WEIGHTS
 from lorica.lora.peft_config import lora_config
 from lorica.lora.targets import rank_and_alpha, scaling
-from lorica.models.load import weight_files
+from lorica.models.locate import weight_files
 from lorica.training.run_folder import RunFolder
 
 BITS = {

@@ -128,11 +128,11 @@ class Adapter:
 
         return save_adapter(self, Path(folder), lane)
 
-    def load(self, folder: str | Path, lane: int = 0) -> None:
+    def load(self, folder: str | Path, lane: int = 0, *, allow_other_base: bool = False) -> None:
         """Read weights into this adapter; see `lorica.lora.checkpoint.load_weights`."""
         from lorica.lora.checkpoint import load_weights
 
-        load_weights(self, Path(folder), lane)
+        load_weights(self, Path(folder), lane, allow_other_base=allow_other_base)
 
     def detach(self) -> nn.Module:
         """Take the adapter away: the model gets its own modules back, frozen as they were, and is returned. Of a merged

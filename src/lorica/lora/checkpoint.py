@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lorica.files import write_json, write_safetensors
+from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.adapter import Adapter, check_finite
 from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.layer import LoraEmbedding, LoraLayer
@@ -95,25 +95,12 @@ def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = Fal
     return adapter.train()
 
 
-def load_weights(adapter: Adapter, folder: Path, lane: int = 0) -> None:
+def load_weights(adapter: Adapter, folder: Path, lane: int = 0, *, allow_other_base: bool = False) -> None:
     """Read the weights in `folder` into an attached adapter of the same shape. Strict as `load_adapter`."""
     adapter.check_lane(lane)
     metadata, tensors = _read_weights(folder)
-    _check_base(folder, metadata, adapter.provenance, allow_other_base=False)
+    _check_base(folder, metadata, adapter.provenance, allow_other_base)
     _fill(adapter, tensors, folder, lane=lane)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises ValueError saying what is wrong with the file."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path} is missing; {path.parent} is no adapter folder in PEFT's format.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); the file is damaged.") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, where a JSON object belongs.")
-    return value
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -134,7 +121,9 @@ def _read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a backup or train again.") from None
-    return metadata if isinstance(metadata, dict) else {}, tensors
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path} is damaged (its provenance is a {type(metadata).__name__}, not an object).")
+    return metadata, tensors
 
 
 def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], allow_other_base: bool) -> None:

@@ -120,6 +120,7 @@ def _swap_copy(part: TrainableCopy) -> None:
 
 
 def _swap_rows(part: TrainableRows) -> None:
-    weight: Tensor = part.base.weight.detach().clone()  # (vocabulary, dim), of an embedding and of a tied head alike
+    original: Tensor = part.base.weight  # type: ignore[assignment]
+    weight = original.detach().clone()  # (vocabulary, dim), of an embedding and of a tied head alike
     weight[part.tokens] = part.rows.detach().to(weight.dtype)
     _swap(part, weight.t() if is_transposed(part.base) else weight)

@@ -4,17 +4,20 @@ A local path never touches the network; code and pickles in a model's directory 
 for: a missing one is an error, an unused one is listed.
 """
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from lorica.files import read_json
 from lorica.models.fingerprint import Progress, hash_template, hash_tokenizer, hash_weight_files
+from lorica.models.locate import model_folder, one_line, stored_dtype, weight_files
 from lorica.models.precision import choose_device, choose_precision
 
 
@@ -68,11 +71,11 @@ def load(
     model that needs its own code, or no tokenizer.
     """
     name = str(path)
-    folder = _local_folder(name, revision)
+    folder = model_folder(name, revision)
     files = weight_files(folder)
     chosen_device = choose_device(device)
     config = _config(folder)
-    precision = choose_precision(dtype, _stored_dtype(files), chosen_device)
+    precision = choose_precision(dtype, stored_dtype(files), chosen_device)
     model, notes = _model(folder, config, precision.dtype)
     _check_finite(model, folder)
     tokenizer = _tokenizer(folder)
@@ -83,98 +86,34 @@ def load(
     return Base(model.to(chosen_device).eval(), tokenizer, name, hashes, precision.dtype, precision.reason, notes)
 
 
-def _local_folder(name: str, revision: str | None) -> Path:
-    """The directory itself, or the hub snapshot of an id."""
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        if revision is not None:
-            raise ValueError(
-                f"model.revision is {revision}, but {name} is a directory, which has one version only; leave it out."
-            )
-        return folder
-    if folder.suffix == ".gguf":
-        raise ValueError(f"{name}: GGUF bases cannot be trained on yet; give a transformers directory or a hub id.")
-    looks_local = folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1
-    if looks_local:
-        what = "is a file" if folder.is_file() else "does not exist"
-        raise ValueError(
-            f"the model {name} {what}; expected a directory with config.json and *.safetensors, or a hub id."
-        )
-    return _download(name, revision)
-
-
-def _download(name: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(
-            f"{name} is no directory here, and could not be had from the hub ({reason}). Check the spelling, the "
-            "network, and "
-            "for gated models that you are logged in (hf auth login)."
-        ) from None
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model directory. Raises ValueError if there are none, or a listed shard is missing."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(_json(index)["weight_map"].values()))
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ValueError(
-                f"{folder} lacks {len(missing)} of its {len(names)} weight shards ({missing[0]} ...); download "
-                "them again."
-            )
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    pickles = sorted(file.name for file in folder.glob("*.bin")) + sorted(file.name for file in folder.glob("*.pt*"))
-    if pickles:
-        raise ValueError(
-            f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads "
-            "safetensors only. Convert it where you trust it: "
-            "AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path)."
-        )
-    hint = " It is an adapter; give its base as the model." if (folder / "adapter_config.json").is_file() else ""
-    raise ValueError(f"{folder} holds no model.safetensors, so there are no weights to train on.{hint}")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); download the model again.") from None
-
-
 def _config(folder: Path) -> Any:
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         raise ValueError(
             f"{folder} has no config.json, so its architecture is unknown; it is no transformers model directory."
         )
-    values = _json(folder / "config.json")
+    values = read_json(path)
+    _refuse_quantised(values, folder)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
         if "auto_map" in values:
             raise ValueError(
-                f"{folder} needs code of its own ({values['auto_map']}), which Lorica never runs. Use a version "
-                "of the model "
-                "that transformers has built in."
+                f"{folder} needs code of its own ({values['auto_map']}), which Lorica never runs. Use a version of the "
+                "model that transformers has built in."
             ) from None
-        raise ValueError(f"{folder / 'config.json'}: transformers cannot read it: {error}") from None
+        raise ValueError(f"{path}: transformers {transformers.__version__} cannot read it: {one_line(error)}") from None
 
 
-def _stored_dtype(files: list[Path]) -> torch.dtype:
-    try:
-        with safe_open(files[0], "pt") as file:
-            return file.get_tensor(next(iter(file.keys()))).dtype
-    except (SafetensorError, StopIteration) as error:
-        raise ValueError(f"{files[0]} is damaged ({error}); download it again.") from None
+def _refuse_quantised(values: dict[str, Any], folder: Path) -> None:
+    nested = [value for value in values.values() if isinstance(value, dict)]
+    found = next((v["quantization_config"] for v in (values, *nested) if v.get("quantization_config")), None)
+    if found is not None:
+        method = found.get("quant_method", "an unnamed method") if isinstance(found, dict) else found
+        raise ValueError(
+            f"the weights in {folder} are quantised by {method}; training on packed weights is not available yet. Use "
+            "the unquantised version of this model."
+        )
 
 
 def _model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
@@ -187,26 +126,31 @@ def _model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with the shapes
         )
-    except (SafetensorError, RuntimeError, OSError, ValueError) as error:
+    except (SafetensorError, RuntimeError, OSError, ValueError, ImportError) as error:
         raise ValueError(
-            f"the weights in {folder} cannot be loaded as {config.model_type}: {str(error).strip()}"
+            f"the weights in {folder} cannot be loaded as {config.model_type}: {one_line(error)}"
         ) from None
-    missing = sorted(told["missing_keys"])
-    if missing or told["mismatched_keys"]:
-        wrong = missing or sorted(str(key) for key in told["mismatched_keys"])
-        raise ValueError(
-            f"{folder} lacks {len(wrong)} tensors of a {config.model_type} with this config "
-            f"({', '.join(wrong[:3])} ...), which "
-            "would be random numbers; the download is incomplete or config.json belongs to another model."
-        )
+    _check_complete(told, folder, config.model_type)
     unused = sorted(told["unexpected_keys"])
-    notes = (
-        [f"{len(unused)} tensors in {folder} are not used by {type(model).__name__}: {', '.join(unused[:5])}"]
-        if unused
-        else []
-    )
-    return model, notes
+    what = f"{len(unused)} tensors in {folder} are not used by {type(model).__name__}: {', '.join(unused[:5])}"
+    return model, [what] if unused else []
+
+
+def _check_complete(told: dict[str, Any], folder: Path, model_type: str) -> None:
+    """Every tensor of the model has to come from the files, in its shape; transformers would make up the others."""
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} tensors of a {model_type} with this config ({', '.join(missing[:3])} ...), "
+            "which would be random numbers; the download is incomplete or config.json belongs to another model."
+        )
+    for name, stored, wanted in sorted(told["mismatched_keys"]):
+        raise ValueError(
+            f"{folder}: {name} is {tuple(stored)} in the files and {tuple(wanted)} by config.json; one of them "
+            "belongs to another model."
+        )
 
 
 def _check_finite(model: nn.Module, folder: Path) -> None:
@@ -221,6 +165,4 @@ def _tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{folder} has no tokenizer that transformers can read: {str(error).strip().splitlines()[0]}"
-        ) from None
+        raise ValueError(f"{folder} has no tokenizer that transformers can read: {one_line(error)}") from None

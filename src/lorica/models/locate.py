@@ -1,0 +1,101 @@
+"""Where a base's files lie: a directory, or the hub snapshot of an id. Nothing is loaded here."""
+
+import math
+from collections import Counter
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lorica.files import read_json
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def model_folder(name: str, revision: str | None = None) -> Path:
+    """The directory itself, or the hub snapshot of an id. Raises ValueError for a path that is neither."""
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if revision is not None:
+            raise ValueError(
+                f"model.revision is {revision}, but {name} is a directory, which has one version only; leave it out."
+            )
+        return folder
+    if folder.suffix == ".gguf":
+        raise ValueError(f"{name}: GGUF bases cannot be trained on yet; give a transformers directory or a hub id.")
+    looks_local = folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1
+    if looks_local:
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise ValueError(
+            f"the model {name} {what}; expected a directory with config.json and *.safetensors, or a hub id."
+        )
+    return _download(name, revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{name} is no directory here{_neighbours(name)}, and could not be had from the hub ({one_line(error)}). "
+            "Check the spelling, the network, and for gated models that you are logged in (hf auth login)."
+        ) from None
+
+
+def _neighbours(name: str) -> str:
+    """What lies beside a path that may have been misspelt."""
+    parent = Path(name).parent
+    found = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    return f" ({parent} holds {', '.join(found[:5])})" if found else ""
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of what a library says, which is often a page."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model directory. Raises ValueError if there are none, or a listed shard is missing."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ValueError(f"{index} has no weight_map that says which file holds which tensor; download it again.")
+        names = sorted(set(shards.values()))
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ValueError(
+                f"{folder} lacks {len(missing)} of its {len(names)} weight shards ({missing[0]} ...); download "
+                "them again."
+            )
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickles = sorted(file.name for file in folder.glob("*.bin")) + sorted(file.name for file in folder.glob("*.pt*"))
+    if pickles:
+        raise ValueError(
+            f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads "
+            "safetensors only. Convert it where you trust it: "
+            "AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path)."
+        )
+    hint = " It is an adapter; give its base as the model." if (folder / "adapter_config.json").is_file() else ""
+    raise ValueError(f"{folder} holds no model.safetensors, so there are no weights to train on.{hint}")
+
+
+def stored_dtype(files: list[Path]) -> torch.dtype:
+    """The type of most of the stored values, from the files' headers; fp32 if that is none that models compute in."""
+    values: Counter[str] = Counter()
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a dict
+                    part = file.get_slice(name)
+                    values[part.get_dtype()] += math.prod(part.get_shape())
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged ({error}); download it again.") from None
+    return _DTYPES.get(values.most_common(1)[0][0], torch.float32) if values else torch.float32
