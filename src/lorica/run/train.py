@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from lorica import config as configuration
-from lorica.config import LoraConfig, to_yaml
+from lorica.config import to_yaml
 from lorica.evaluation.evaluation import Evaluation, evaluate
 from lorica.evaluation.report import build_report, write_report
 from lorica.evaluation.scores import score
 from lorica.files import write_atomically, write_json
-from lorica.lora import Adapter, attach
+from lorica.lora import attach
 from lorica.lora.checkpoint import read_json
 from lorica.run.memory import peak_memory_bytes
 from lorica.run.prepare import Prepared, metric_names, prepare
@@ -76,6 +76,7 @@ def train(
     if resolved.config.out is not None:
         _refuse_second_run(RunFolder(resolved.config.out))  # before the long look at base and rows
     prepared = prepare(resolved, watcher)
+    subject = _subject(prepared, watcher)
     out = prepared.resolved.config.out
     assert out is not None
     run = RunFolder(out)
@@ -83,7 +84,7 @@ def train(
         _refuse_second_run(run)
         write_json(run.receipt, _receipt(prepared))
         write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
-        return _execute(prepared, run, watcher)
+        return _execute(prepared, subject, run, watcher)
 
 
 def _refuse_second_run(run: RunFolder) -> None:
@@ -102,7 +103,7 @@ def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunRe
         now = _receipt(prepared)
         _check_same_run(before, now, run)
         prepared.origins = before["settings"]
-        return _execute(prepared, run, watcher)
+        return _execute(prepared, _subject(prepared, watcher), run, watcher)
 
 
 @contextmanager
@@ -137,14 +138,19 @@ def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunF
             )
 
 
-def _execute(prepared: Prepared, run: RunFolder, watcher: Watcher) -> RunResult:
+def _subject(prepared: Prepared, watcher: Watcher) -> Subject:
+    """What is to be trained, and what there is to say about it and the rows."""
     config = prepared.resolved.config
     _fit_packing(prepared, watcher)
     for finding in prepared.findings:
         watcher.notice(str(finding))
-    adapter = _attach(prepared, config.lora) if config.method == "lora" else None
+    adapter = attach(prepared.base, config.lora, seed=config.train.seed) if config.method == "lora" else None
     subject = subject_of(prepared.base.model, adapter, recompute=config.system.checkpointing == "full")
     watcher.notice(_description(subject, prepared))
+    return subject
+
+
+def _execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watcher) -> RunResult:
     frozen = subject.frozen_checksum()
     before = _measure_before(prepared, subject, run, watcher)
     progress = _train(prepared, subject, run, watcher)
@@ -163,10 +169,6 @@ def _fit_packing(prepared: Prepared, watcher: Watcher) -> None:
             "row is computed alone: slower, with the same result"
         )
         prepared.capacity = 1
-
-
-def _attach(prepared: Prepared, lora: LoraConfig) -> Adapter:
-    return attach(prepared.base, lora, seed=prepared.resolved.config.train.seed)
 
 
 def _description(subject: Subject, prepared: Prepared) -> str:
@@ -252,8 +254,17 @@ def _save(prepared: Prepared, subject: Subject, run: RunFolder) -> None:
     if subject.adapter is not None:
         subject.adapter.save(target)
     else:
-        prepared.base.model.save_pretrained(target)
-    prepared.base.tokenizer.save_pretrained(target)
+        _save_pretrained(prepared.base.model, target)
+    _save_pretrained(prepared.base.tokenizer, target)
+
+
+def _save_pretrained(part: Any, target: Path) -> None:
+    try:
+        part.save_pretrained(target)
+    except Exception as error:
+        if "os error" in str(error):  # how safetensors and tokenizers, which are written in Rust, tell of a full disk
+            raise OSError(f"{target}: {error}") from error
+        raise
 
 
 def _finish(
