@@ -1,16 +1,18 @@
 """What lies at a path: a model, an adapter or a run, read from headers and small files without loading a model."""
 
-import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
+from lorica.config import LoraConfig
 from lorica.files import read_json
-from lorica.lora.checkpoint import CONFIG, WEIGHTS
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
 from lorica.lora.peft_config import lora_config
 from lorica.lora.targets import rank_and_alpha, scaling
 from lorica.models.locate import weight_files
@@ -65,7 +67,7 @@ def _headers(files: list[Path]) -> dict[str, tuple[str, list[int]]]:
 
 def _model(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
-    text = config.get("text_config", config)
+    text = config.get("text_config") or config
     files = weight_files(folder)
     tensors = _headers(files)
     return {
@@ -93,19 +95,7 @@ def _has_template(folder: Path) -> bool:
 def _adapter(folder: Path) -> dict[str, Any]:
     values = read_json(folder / CONFIG)
     config = lora_config(values, folder / CONFIG)
-    if not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} has {CONFIG} but no {WEIGHTS}; the adapter is incomplete.")
-    tensors = _headers([folder / WEIGHTS])
-    with safe_open(folder / WEIGHTS, "pt") as file:
-        provenance = json.loads((file.metadata() or {}).get("lorica", "{}"))
-        pairs = {
-            key.removesuffix(".lora_A.weight"): file.get_tensor(key)
-            for key in tensors
-            if key.endswith(".lora_A.weight")
-        }
-        modules = [
-            _pair(name, down, file.get_tensor(f"{name}.lora_B.weight"), config) for name, down in sorted(pairs.items())
-        ]
+    provenance, tensors = read_weights(folder)
     return {
         "kind": "adapter",
         "base": values.get("base_model_name_or_path"),
@@ -114,13 +104,24 @@ def _adapter(folder: Path) -> dict[str, Any]:
         "alpha": config.alpha,
         "rslora": config.use_rslora,
         "dora": config.use_dora,
-        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "bytes": (folder / WEIGHTS).stat().st_size,
-        "modules": modules,
+        "modules": [_pair(name, down, up, config) for name, down, up in _pairs(tensors, folder)],
     }
 
 
-def _pair(key: str, down: torch.Tensor, up: torch.Tensor, config: Any) -> dict[str, Any]:
+def _pairs(tensors: dict[str, Tensor], folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(key without its ending, A, B) of linear layers and embeddings."""
+    for key in sorted(tensors):
+        for down, up in ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B")):
+            if key.endswith(down):
+                stem = key.removesuffix(down)
+                if stem + up not in tensors:
+                    raise ValueError(f"{folder / WEIGHTS} has {key} but no {stem + up}; the adapter is incomplete.")
+                yield stem, tensors[key], tensors[stem + up]
+
+
+def _pair(key: str, down: Tensor, up: Tensor, config: LoraConfig) -> dict[str, Any]:
     """Scale, size and effective rank of `scale * B A`, from r-by-r products: the full matrix is never formed.
 
     The effective rank is the exponential of the entropy of the normalised singular values (Roy & Vetterli 2007).

@@ -95,6 +95,13 @@ def test_names_that_match_nothing_are_allowed_in_an_adapter_that_peft_wrote(tmp_
     assert {name.rsplit(".", 1)[-1] for name in adapter.layers} == {"q_proj"}
 
 
+def test_patterns_and_copies_that_match_nothing_are_allowed_in_an_adapter_that_peft_wrote(tmp_path: Path) -> None:
+    fields = {"rank_pattern": {"up_proj": 5}, "exclude_modules": ["score"], "modules_to_save": ["classifier"]}
+    tiny.peft_twin(tiny.llama(), r=3, lora_alpha=6, target_modules=["q_proj"], **fields).save_pretrained(tmp_path)
+    adapter = load_adapter(tiny.llama(), tmp_path)
+    assert {(name.rsplit(".", 1)[-1], layer.r) for name, layer in adapter.layers.items()} == {("q_proj", 3)}
+
+
 def test_the_copy_of_the_embedding_that_peft_saves_must_be_this_bases(tmp_path: Path) -> None:
     model = tiny.llama()
     tiny.peft_twin(model, r=3, target_modules=["embed_tokens", "q_proj"]).save_pretrained(

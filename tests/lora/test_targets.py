@@ -64,7 +64,7 @@ def test_the_modules_are_those_of_peft(make: Callable[[], Any], settings: dict[s
     ("fields", "told"),
     [
         ({"target_modules": ["q_prj"]}, "Did you mean q_proj"),
-        ({"target_modules": ["q_proj", "query"]}, r"\['query'\]"),
+        ({"target_modules": ["q_proj", "query"]}, '"query"'),
         ({"target_modules": r".*\.nothing"}, "It has|has .*q_proj"),
         ({"target_modules": "all-linear", "exclude_modules": r".*"}, "no module is left"),
         ({"target_modules": ["q_proj"], "layers_to_transform": 9}, "no module is left"),

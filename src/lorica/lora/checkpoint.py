@@ -17,7 +17,6 @@ from lorica.lora.adapter import Adapter, check_finite
 from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.layer import LoraEmbedding, LoraLayer
 from lorica.lora.peft_config import adapter_config, lora_config
-from lorica.lora.target_checks import unmatched_names
 from lorica.lora.targets import Targets, find_targets
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -76,7 +75,7 @@ def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = Fal
     folder = Path(folder)
     module = model if isinstance(model, nn.Module) else model.model
     check_bare(module)
-    metadata, tensors = _read_weights(folder)
+    metadata, tensors = read_weights(folder)
     hashes = getattr(model, "hashes", {})
     _check_base(folder, metadata, hashes, allow_other_base)
     config = lora_config(read_json(folder / CONFIG), folder / CONFIG)
@@ -98,12 +97,13 @@ def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = Fal
 def load_weights(adapter: Adapter, folder: Path, lane: int = 0, *, allow_other_base: bool = False) -> None:
     """Read the weights in `folder` into an attached adapter of the same shape. Strict as `load_adapter`."""
     adapter.check_lane(lane)
-    metadata, tensors = _read_weights(folder)
+    metadata, tensors = read_weights(folder)
     _check_base(folder, metadata, adapter.provenance, allow_other_base)
     _fill(adapter, tensors, folder, lane=lane)
 
 
-def _read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Provenance and tensors of the adapter in `folder`. Raises ValueError for no file, a pickle, or a damaged one."""
     path = folder / WEIGHTS
     if not path.is_file():
         pickles = [file.name for file in folder.glob("adapter_model.*") if file.suffix in (".bin", ".pt", ".pth")]
@@ -149,13 +149,7 @@ def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: 
             f"{type(model).__name__} "
             "does not have; it belongs to another model."
         )
-    # PEFT allows names that match nothing, in both fields, as long as something is left.
-    fields = {"target_modules": config.target_modules, "exclude_modules": config.exclude_modules}
-    for field, wanted in fields.items():
-        unmatched = unmatched_names(wanted, modules)
-        if unmatched:
-            fields[field] = [name for name in wanted if name not in unmatched]
-    return find_targets(model, config.model_copy(update=fields))
+    return find_targets(model, config, every_name_matches=False)
 
 
 def _fill(adapter: Adapter, tensors: dict[str, Tensor], folder: Path, lane: int = 0) -> None:

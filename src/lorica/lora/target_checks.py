@@ -11,11 +11,12 @@ from lorica.config.schema import LoraConfig
 from lorica.lora.weights import is_adaptable, is_lookup, is_packed
 
 
-def named(ending: str, found: Collection[str], names: Iterable[str], field: str) -> None:
-    """A name that the user gave has to match something."""
+def is_embedding(ending: str, found: Collection[str], embeddings: Iterable[str]) -> None:
+    """Rows are trained of embeddings only."""
     if not found:
-        what = "which is no embedding" if field == "trainable_token_indices" else "which no module's name ends with"
-        raise ValueError(f'lora.{field} names "{ending}", {what}.{_nearest(ending, names)}')
+        raise ValueError(
+            f'lora.trainable_token_indices names "{ending}", which is no embedding.{_nearest(ending, embeddings)}'
+        )
 
 
 def tokens(name: str, ids: list[int], size: int) -> None:
@@ -29,33 +30,33 @@ def tokens(name: str, ids: list[int], size: int) -> None:
 
 
 def names_match(model: nn.Module, config: LoraConfig, low_rank: list[str]) -> None:
-    """Every name and pattern of the settings has to match a module, and something has to be left to adapt."""
+    """Every name and pattern of the settings has to match a module."""
     names = [name for name, _ in model.named_modules() if name]
-    linear = [name for name, module in model.named_modules() if is_adaptable(module)]
-    for field, wanted in (("target_modules", config.target_modules), ("exclude_modules", config.exclude_modules)):
-        unmatched = unmatched_names(wanted, names)
-        if unmatched:
-            raise ValueError(
-                f"lora.{field} names {unmatched}, which no module of {type(model).__name__} is called."
-                f"{_nearest(unmatched[0], linear)} It has {_leaves(linear)}."
-            )
-    if not low_rank:
-        raise ValueError(
-            f"no module is left to adapt: lora.target_modules = {config.target_modules!r} with lora.exclude_modules = "
-            f"{config.exclude_modules!r} and lora.layers_to_transform = {config.layers_to_transform!r}. "
-            f"{type(model).__name__} has {_leaves(linear)}."
-        )
+    for field, wanted, prefix in (
+        ("target_modules", config.target_modules, "."),
+        ("exclude_modules", config.exclude_modules, "."),
+        ("modules_to_save", config.modules_to_save, ""),  # as in PEFT: "norm" is also "input_layernorm"
+    ):
+        for ending in wanted if isinstance(wanted, list) else []:
+            if not any(f".{name}".endswith(prefix + ending) for name in names):
+                raise ValueError(
+                    f'lora.{field} names "{ending}", which no module of {type(model).__name__} is called.'
+                    f"{_nearest(ending, names)} It has {_adaptable(model)}."
+                )
     for field, patterns in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key in patterns:
             if not any(re.match(rf"(.*\.)?({key})$", name) for name in low_rank):
                 raise ValueError(f'lora.{field} has "{key}", which matches no adapted module.{_nearest(key, low_rank)}')
 
 
-def unmatched_names(wanted: str | list[str] | None, names: Iterable[str]) -> list[str]:
-    """Those of a list that name no module; a regular expression chooses what it chooses."""
-    if not isinstance(wanted, list):
-        return []
-    return [ending for ending in wanted if not any(f".{name}".endswith(f".{ending}") for name in names)]
+def something_is_left(model: nn.Module, config: LoraConfig, low_rank: list[str]) -> None:
+    """An adapter has at least one low-rank pair."""
+    if not low_rank:
+        raise ValueError(
+            f"no module is left to adapt: lora.target_modules = {config.target_modules!r} with lora.exclude_modules = "
+            f"{config.exclude_modules!r} and lora.layers_to_transform = {config.layers_to_transform!r}. "
+            f"{type(model).__name__} has {_adaptable(model)}."
+        )
 
 
 def kinds(model: nn.Module, low_rank: list[str]) -> None:
@@ -125,5 +126,6 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(close)}?" if close else ""
 
 
-def _leaves(names: Iterable[str]) -> str:
+def _adaptable(model: nn.Module) -> str:
+    names = [name for name, module in model.named_modules() if is_adaptable(module)]
     return ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))

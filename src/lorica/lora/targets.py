@@ -26,13 +26,18 @@ class Targets:
     rows: dict[str, list[int]]
 
 
-def find_targets(model: nn.Module, config: LoraConfig) -> Targets:
-    """Resolve `config` against `model`. Raises ValueError when a name matches nothing or cannot be adapted."""
-    names = [name for name, _ in model.named_modules() if name]
-    copies = _find_copies(names, config)
+def find_targets(model: nn.Module, config: LoraConfig, *, every_name_matches: bool = True) -> Targets:
+    """Resolve `config` against `model`.
+
+    Raises ValueError when nothing is chosen, when what is chosen cannot be adapted, and, unless told otherwise (PEFT
+    does not mind), when a name or pattern of the config matches nothing.
+    """
+    copies = _find_copies(model, config)
     low_rank = [name for name, module in model.named_modules() if _is_target(model, name, module, config, copies)]
     targets = Targets(low_rank, copies, _find_rows(model, config))
-    check.names_match(model, config, low_rank)
+    if every_name_matches:
+        check.names_match(model, config, low_rank)
+    check.something_is_left(model, config, low_rank)
     check.kinds(model, low_rank)
     check.no_overlap(targets.low_rank, targets.copies, targets.rows)
     check.one_place_each(model, [*low_rank, *copies, *targets.rows])
@@ -114,11 +119,9 @@ def _layer_chosen(name: str, config: LoraConfig) -> bool:
     return found is not None and int(found["layer"]) in ([wanted] if isinstance(wanted, int) else wanted)
 
 
-def _find_copies(names: list[str], config: LoraConfig) -> list[str]:
-    wanted = config.modules_to_save or []
-    for ending in wanted:
-        check.named(ending, [name for name in names if name.endswith(ending)], names, "modules_to_save")
-    chosen = [name for name in names if any(name.endswith(ending) for ending in wanted)]
+def _find_copies(model: nn.Module, config: LoraConfig) -> list[str]:
+    endings = tuple(config.modules_to_save or [])
+    chosen = [name for name, _ in model.named_modules() if name.endswith(endings)]
     return [name for name in chosen if not any(_inside(name, other) and name != other for other in chosen)]
 
 
@@ -133,7 +136,7 @@ def _find_rows(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {}
     for ending, tokens in wanted.items():
         names = [name for name in embeddings if ends_with(name, [ending])]
-        check.named(ending, names, embeddings, "trainable_token_indices")
+        check.is_embedding(ending, names, embeddings)
         for name in names:
             check.tokens(name, tokens, embeddings[name].num_embeddings)
             found[name] = list(tokens)  # in the user's order, in which PEFT stores the rows
