@@ -138,6 +138,17 @@ def test_how_it_is_computed_may_change_on_resume(settings: Settings) -> None:
     assert [record["loss"] for record in ours] == pytest.approx([record["loss"] for record in theirs], abs=1e-4)
 
 
+def test_other_versions_are_told(settings: Settings) -> None:
+    run = stopped(settings())
+    receipt = json.loads((run / "receipt.json").read_text())
+    receipt["versions"]["torch"] = "2.0.1"
+    (run / "receipt.json").write_text(json.dumps(receipt))
+    watcher = StopAt()
+    lorica.train(resume=run, watcher=watcher)
+    [told] = [notice for notice in watcher.notices if "another machine or version" in notice]
+    assert "torch 2.0.1 -> 2" in told and "python" not in told
+
+
 def test_the_folder_may_have_moved(settings: Settings, tmp_path: Path) -> None:
     whole = lorica.train(**settings("whole"))
     run = stopped(settings("cut")).rename(tmp_path / "elsewhere")

@@ -1,27 +1,21 @@
-"""A whole run: measure the base, train, measure again, save, report. Everything it knows goes into the run folder."""
+"""The stages of a run: measure the base, train, save, measure again, report. Each leaves its result in the run folder,
+so that a run that was stopped anywhere takes up there."""
 
 import json
-import signal
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lorica import config as configuration
-from lorica.config import to_yaml
 from lorica.evaluation.evaluation import Evaluation, evaluate
 from lorica.evaluation.report import build_report, write_report
 from lorica.evaluation.scores import score
-from lorica.files import write_atomically, write_json
+from lorica.files import write_json
 from lorica.lora import attach
-from lorica.lora.checkpoint import read_json
 from lorica.run.memory import peak_memory_bytes
-from lorica.run.prepare import Prepared, metric_names, prepare
-from lorica.run.receipt import receipt, settings_with_origins
+from lorica.run.prepare import Prepared, metric_names
+from lorica.run.receipt import settings_with_origins
 from lorica.run.watch import Watcher
 from lorica.training.checkpoint import Progress
-from lorica.training.interrupt import Interrupted
 from lorica.training.loop import Loop, LoopSettings
 from lorica.training.loss import packing_error
 from lorica.training.run_folder import RunFolder
@@ -49,96 +43,7 @@ class RunResult:
         return asdict(self)
 
 
-def train(
-    config: str | Path | None = None,
-    overrides: Sequence[str] = (),
-    *,
-    resume: str | Path | None = None,
-    watcher: Watcher | None = None,
-    values_origin: str = "Python",
-    **values: Any,
-) -> RunResult:
-    """Fine-tune, from a configuration file, keyword values shaped like one, overrides "section.key=value", or all
-    three: `train(model="path", data="rows.jsonl", lora={"r": 16}, train={"steps": 100})`.
-
-    With `resume`, the run in that folder is continued instead, and ends with the weights it would have ended with; only
-    `system.*` may then be overridden. `values_origin` is what errors and the receipt name as the origin of `values`.
-    Raises ValueError for anything wrong with the input or the disk, `Interrupted` after a signal.
-    """
-    watcher = watcher or Watcher()
-    if resume is not None:
-        if config is not None or values or any(not override.startswith("system.") for override in overrides):
-            raise ValueError(
-                "a resumed run keeps its own configuration; only system.key=value can be given with resume."
-            )
-        return _resume(RunFolder(resume), overrides, watcher)
-    resolved = configuration.load(config, list(overrides), values or None, values_origin)
-    if resolved.config.out is not None:
-        _refuse_second_run(RunFolder(resolved.config.out))  # before the long look at base and rows
-    prepared = prepare(resolved, watcher)
-    subject = _subject(prepared, watcher)
-    out = prepared.resolved.config.out
-    assert out is not None
-    run = RunFolder(out)
-    with run.locked(), _stops_told(run):
-        _refuse_second_run(run)
-        write_json(run.receipt, _receipt(prepared))
-        write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
-        return _execute(prepared, subject, run, watcher)
-
-
-def _refuse_second_run(run: RunFolder) -> None:
-    if run.holds_a_run():
-        raise ValueError(f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out.")
-
-
-def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunResult:
-    if not run.holds_a_run():
-        raise ValueError(f"{run.path} holds no run to resume (no {run.config.name}); give the folder of a run.")
-    if run.report.exists():
-        raise ValueError(f"the run in {run.path} is finished; see it with: lorica report {run.path}")
-    with run.locked(), _stops_told(run):
-        before = read_json(run.receipt)
-        prepared = prepare(configuration.load(run.config, list(overrides)), watcher)
-        now = _receipt(prepared)
-        _check_same_run(before, now, run)
-        prepared.origins = before["settings"]
-        return _execute(prepared, _subject(prepared, watcher), run, watcher)
-
-
-@contextmanager
-def _stops_told(run: RunFolder) -> Iterator[None]:
-    """What stops a run from outside, in words that say how to go on."""
-    try:
-        yield
-    except Interrupted:
-        raise
-    except KeyboardInterrupt:
-        raise Interrupted(run.path, None, signal.SIGINT) from None
-    except OSError as error:
-        cause = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        onwards = f"go on with: lorica train --resume {run.path}" if run.holds_a_run() else "start again"
-        raise ValueError(
-            f"the run in {run.path} stopped, because a file could not be written or read ({cause}). What it had "
-            f"written before is intact; mend that (free disk space?), then {onwards}"
-        ) from error
-
-
-def _receipt(prepared: Prepared) -> dict[str, Any]:
-    return receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out, prepared.format)
-
-
-def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
-    for part, told in (("base", "the base model"), ("data", "the data"), ("settings_hash", f"{run.config.name}")):
-        if before[part] != now[part]:
-            raise ValueError(
-                f"{told} is not what the run in {run.path} began with, so it cannot be continued to the same "
-                "result. Put it "
-                "back as it was, or start a new run."
-            )
-
-
-def _subject(prepared: Prepared, watcher: Watcher) -> Subject:
+def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
     """What is to be trained, and what there is to say about it and the rows."""
     config = prepared.resolved.config
     _fit_packing(prepared, watcher)
@@ -150,7 +55,8 @@ def _subject(prepared: Prepared, watcher: Watcher) -> Subject:
     return subject
 
 
-def _execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watcher) -> RunResult:
+def execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watcher) -> RunResult:
+    """From wherever the run stands to its report."""
     frozen = subject.frozen_checksum()
     before = _measure_before(prepared, subject, run, watcher)
     progress = _train(prepared, subject, run, watcher)
@@ -164,9 +70,8 @@ def _fit_packing(prepared: Prepared, watcher: Watcher) -> None:
     error = packing_error(prepared.base.model)
     if error > PACKING_TOLERANCE:
         watcher.notice(
-            f"this model does not keep packed documents apart (logits differ by {error:.2f} standard deviations), "
-            "so every "
-            "row is computed alone: slower, with the same result"
+            f"this model does not keep packed documents apart (logits differ by {error:.2f} standard deviations), so "
+            "every row is computed alone: slower, with the same result"
         )
         prepared.capacity = 1
 

@@ -1,0 +1,115 @@
+"""Begin a run or continue one: what must hold before it touches its folder, and how it tells of being stopped."""
+
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lorica import config as configuration
+from lorica.config import to_yaml
+from lorica.files import write_atomically, write_json
+from lorica.lora.checkpoint import read_json
+from lorica.run.execute import RunResult, execute, prepare_subject
+from lorica.run.prepare import Prepared, prepare
+from lorica.run.receipt import receipt
+from lorica.run.watch import Watcher
+from lorica.training.interrupt import Interrupted
+from lorica.training.run_folder import RunFolder
+
+
+def train(
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    resume: str | Path | None = None,
+    watcher: Watcher | None = None,
+    values_origin: str = "Python",
+    **values: Any,
+) -> RunResult:
+    """Fine-tune, from a configuration file, keyword values shaped like one, overrides "section.key=value", or all
+    three: `train(model="path", data="rows.jsonl", lora={"r": 16}, train={"steps": 100})`.
+
+    With `resume`, the run in that folder is continued instead, and ends with the weights it would have ended with; only
+    `system.*` may then be overridden. `values_origin` is what errors and the receipt name as the origin of `values`.
+    Raises ValueError for anything wrong with the input or the disk, `Interrupted` after a signal.
+    """
+    watcher = watcher or Watcher()
+    if resume is not None:
+        if config is not None or values or any(not override.startswith("system.") for override in overrides):
+            raise ValueError(
+                "a resumed run keeps its own configuration; only system.key=value can be given with resume."
+            )
+        return _resume(RunFolder(resume), overrides, watcher)
+    resolved = configuration.load(config, list(overrides), values or None, values_origin)
+    if resolved.config.out is not None:
+        _refuse_second_run(RunFolder(resolved.config.out))  # before the long look at base and rows
+    prepared = prepare(resolved, watcher)
+    subject = prepare_subject(prepared, watcher)
+    out = prepared.resolved.config.out
+    assert out is not None
+    run = RunFolder(out)
+    with run.locked(), _stops_told(run):
+        _refuse_second_run(run)
+        write_json(run.receipt, _receipt(prepared))
+        write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
+        return execute(prepared, subject, run, watcher)
+
+
+def _refuse_second_run(run: RunFolder) -> None:
+    if run.holds_a_run():
+        raise ValueError(f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out.")
+
+
+def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunResult:
+    if not run.holds_a_run():
+        raise ValueError(f"{run.path} holds no run to resume (no {run.config.name}); give the folder of a run.")
+    if run.report.exists():
+        raise ValueError(f"the run in {run.path} is finished; see it with: lorica report {run.path}")
+    with run.locked(), _stops_told(run):
+        before = read_json(run.receipt)
+        prepared = prepare(configuration.load(run.config, list(overrides)), watcher)
+        now = _receipt(prepared)
+        _check_same_run(before, now, run)
+        _note_other_machine(before, now, watcher)
+        prepared.origins = before["settings"]
+        return execute(prepared, prepare_subject(prepared, watcher), run, watcher)
+
+
+@contextmanager
+def _stops_told(run: RunFolder) -> Iterator[None]:
+    """What stops a run from outside, in words that say how to go on."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted(run.path, None, signal.SIGINT) from None
+    except OSError as error:
+        cause = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        onwards = f"go on with: lorica train --resume {run.path}" if run.holds_a_run() else "start again"
+        raise ValueError(
+            f"the run in {run.path} stopped, because a file could not be written or read ({cause}). What it had "
+            f"written before is intact; mend that (free disk space?), then {onwards}"
+        ) from error
+
+
+def _receipt(prepared: Prepared) -> dict[str, Any]:
+    return receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out, prepared.format)
+
+
+def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
+    for part, told in (("base", "the base model"), ("data", "the data"), ("settings_hash", run.config.name)):
+        if before[part] != now[part]:
+            raise ValueError(
+                f"{told} is not what the run in {run.path} began with, so it cannot be continued to the same result. "
+                "Put it back as it was, or start a new run."
+            )
+
+
+def _note_other_machine(before: Mapping[str, Any], now: Mapping[str, Any], watcher: Watcher) -> None:
+    """Bit for bit holds on the same machine with the same versions; elsewhere a resumed run is as good, not equal."""
+    then, here = ({**made["versions"], **made["machine"]} for made in (before, now))
+    changed = [f"{name} {then.get(name)} -> {value}" for name, value in here.items() if then.get(name) != value]
+    if changed:
+        watcher.notice(f"resumed on another machine or version, so equal up to rounding only: {', '.join(changed)}")
