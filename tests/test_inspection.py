@@ -89,3 +89,21 @@ def test_a_model_without_weights(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
         inspect(tmp_path)
+
+
+def test_a_run(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: m\n")
+    with pytest.raises(ValueError, match=r"receipt\.json is missing"):
+        inspect(tmp_path)
+    settings = {"lora.r": {"value": 3, "origin": "user"}, "lora.alpha": {"value": 32, "origin": "default"}}
+    receipt = {"settings": settings, "base": {"hash": "b"}, "rows": 7, "machine": "m", "versions": {}}
+    (tmp_path / "receipt.json").write_text(json.dumps(receipt))
+    lines = [{"step": 1, "loss": 3.5}, {"step": 2, "loss": 2.5}, {"step": 2, "held_out_loss": 2.75}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = inspect(tmp_path)
+    assert (found["kind"], found["state"], found["steps"], found["last_loss"]) == ("run", "unfinished", 2, 2.5)
+    assert (found["rows"], found["settings"], found["adapter"]) == (7, {"lora.r": 3}, None)
+    attach(tiny.llama(), r=3).save(tmp_path / "adapter")
+    (tmp_path / "report.json").write_text("{}")
+    found = inspect(tmp_path)
+    assert found["state"] == "finished" and found["adapter"]["r"] == 3

@@ -43,7 +43,7 @@ COMMON = {
 
 
 def llama(**fields: Any) -> Any:
-    return _made(LlamaForCausalLM, LlamaConfig(**COMMON | {"tie_word_embeddings": False} | fields))
+    return made(LlamaForCausalLM, LlamaConfig(**COMMON | {"tie_word_embeddings": False} | fields))
 
 
 def tied_llama() -> Any:
@@ -53,32 +53,32 @@ def tied_llama() -> Any:
 def gpt2(**fields: Any) -> Any:
     sizes = {"vocab_size": VOCABULARY, "n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 64}
     config = GPT2Config(**sizes | {"bos_token_id": 1, "eos_token_id": 2, "initializer_range": 0.15} | fields)
-    return _made(GPT2LMHeadModel, config)
+    return made(GPT2LMHeadModel, config)
 
 
 def qwen2(**fields: Any) -> Any:
-    return _made(Qwen2ForCausalLM, Qwen2Config(**COMMON | {"tie_word_embeddings": False} | fields))
+    return made(Qwen2ForCausalLM, Qwen2Config(**COMMON | {"tie_word_embeddings": False} | fields))
 
 
 def gemma2(**fields: Any) -> Any:
-    return _made(Gemma2ForCausalLM, Gemma2Config(**COMMON | {"head_dim": 6, "query_pre_attn_scalar": 6} | fields))
+    return made(Gemma2ForCausalLM, Gemma2Config(**COMMON | {"head_dim": 6, "query_pre_attn_scalar": 6} | fields))
 
 
 def gemma3(**fields: Any) -> Any:
     sizes = {"head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": 8}
-    return _made(Gemma3ForCausalLM, Gemma3TextConfig(**COMMON | sizes | fields))
+    return made(Gemma3ForCausalLM, Gemma3TextConfig(**COMMON | sizes | fields))
 
 
 def mixtral(**fields: Any) -> Any:
-    return _made(MixtralForCausalLM, MixtralConfig(**COMMON | {"num_local_experts": 4} | fields))
+    return made(MixtralForCausalLM, MixtralConfig(**COMMON | {"num_local_experts": 4} | fields))
 
 
 def qwen3_moe(**fields: Any) -> Any:
     sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "head_dim": 6}
-    return _made(Qwen3MoeForCausalLM, Qwen3MoeConfig(**COMMON | sizes | fields))
+    return made(Qwen3MoeForCausalLM, Qwen3MoeConfig(**COMMON | sizes | fields))
 
 
-def _made(kind: Callable[[Any], Any], config: Any) -> Any:
+def made(kind: Callable[[Any], Any], config: Any) -> Any:
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)

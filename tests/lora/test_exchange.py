@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tiny_models as tiny
 from lorica.lora import attach, load_adapter
+from lorica.lora.checkpoint import adapter_tensors
 
 CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "attention": (tiny.llama, {"target_modules": ["q_proj", "v_proj"]}),
@@ -85,6 +86,27 @@ def test_lorica_reads_what_peft_saves(case: tuple[Any, dict[str, Any]], tmp_path
     assert_same(model, twin)
     adapter.save(tmp_path / "again")
     assert_same(load_adapter(adapter.detach(), tmp_path / "again").eval().model, twin)
+
+
+def test_on_a_bf16_base_the_two_agree_to_rounding(tmp_path: Path) -> None:
+    adapter = tiny.randomise(attach(tiny.llama().to(torch.bfloat16), r=3, alpha=7)).eval()
+    adapter.save(tmp_path)
+    theirs = PeftModel.from_pretrained(tiny.llama().to(torch.bfloat16), tmp_path).eval()
+    ours, theirs = tiny.logits(adapter.model, tiny.tokens()).float(), tiny.logits(theirs, tiny.tokens()).float()
+    with adapter.disable():
+        base = tiny.logits(adapter.model, tiny.tokens()).float()
+    assert (ours - theirs).std() < 0.03 * (ours - base).std()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_an_adapter_stored_in_another_precision_loads_into_fp32(dtype: torch.dtype, tmp_path: Path) -> None:
+    tiny.randomise(attach(tiny.llama(), r=3, alpha=7)).save(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    stored = {key: tensor.to(dtype) for key, tensor in load_file(path).items()}
+    save_file(stored, path)
+    adapter = load_adapter(tiny.llama(), tmp_path)
+    found = adapter_tensors(adapter)
+    assert all(torch.equal(found[key], tensor.float()) for key, tensor in stored.items())
 
 
 def test_names_that_match_nothing_are_allowed_in_an_adapter_that_peft_wrote(tmp_path: Path) -> None:
