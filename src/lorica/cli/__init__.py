@@ -7,6 +7,7 @@ stderr.
 
 import json
 import sys
+from typing import Any
 
 import typer
 
@@ -31,6 +32,9 @@ app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(config.app, name="config")
 
+# Recent versions of typer bring their own click, earlier ones use the installed one; this is the UsageError of either.
+USAGE_ERROR: Any = typer.BadParameter.__base__
+
 
 def main() -> None:
     """The `lorica` program."""
@@ -40,20 +44,16 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run one command; returns the exit code. Errors that a user can mend are told in one paragraph, without a
     traceback."""
-    import click
-
     as_json = "--json" in arguments
     try:
         outcome = typer.main.get_command(app).main(arguments, prog_name="lorica", standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
-    except click.ClickException as error:
+    except USAGE_ERROR as error:
         error.show()
         return _failed(error.format_message(), as_json, error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return _failed("interrupted", as_json, 130)
-    except BrokenPipeError:
-        return 141
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(str(error), as_json, 1)

@@ -38,7 +38,10 @@ def chat(
         elif line.startswith("/"):
             typer.echo(HELP, err=True)
         elif line:
-            conversation = _turn(opened, conversation, line, system, max_new_tokens, temperature, use_adapter)
+            try:
+                conversation = _turn(opened, conversation, line, system, max_new_tokens, temperature, use_adapter)
+            except ValueError as error:  # such as a conversation that has become too long
+                typer.echo(f"error: {error}", err=True)
 
 
 def _ask() -> str | None:

@@ -63,9 +63,7 @@ def run_and_print(
     quiet_libraries()
     with TerminalWatcher() as watcher:
         try:
-            result = train(
-                path, overrides, resume=resume, watcher=watcher, values_origin="command line", **values
-            )
+            result = train(path, overrides, resume=resume, watcher=watcher, values_origin="command line", **values)
         except Interrupted as stop:
             watcher.notice(str(stop))
             if as_json:
