@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
     Gemma2Config,
@@ -17,6 +18,7 @@ from transformers import (
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3MoeConfig,
@@ -87,6 +89,14 @@ def made(kind: Callable[[Any], Any], config: Any) -> Any:
             if name.endswith(".bias"):  # transformers starts them at zero, where a forgotten bias would not show
                 parameter.data.normal_()
     return model
+
+
+def word_tokenizer() -> Any:
+    """One token a word, without a chat template."""
+    words = ["<pad>", "<s>", "</s>", "<unk>", *(f"word{i}" for i in range(VOCABULARY - 4))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
 def tokens(rows: int = 2, length: int = 9, seed: int = 0) -> Tensor:

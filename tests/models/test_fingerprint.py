@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from conftest import word_tokenizer
+import tiny_models as tiny
 from lorica.models import fingerprint
 from lorica.models.fingerprint import checksum, hash_template, hash_tokenizer, hash_weight_files
 
@@ -65,7 +65,7 @@ def test_progress_counts_tensors(tmp_path: Path) -> None:
 
 
 def test_the_tokenizer_hash_is_of_what_it_does() -> None:
-    tokenizer: Any = word_tokenizer()
+    tokenizer: Any = tiny.word_tokenizer()
     before = hash_tokenizer(tokenizer)
     tokenizer(["word1 word2 word3"], truncation=True, max_length=2)
     assert hash_tokenizer(tokenizer) == before
@@ -73,13 +73,13 @@ def test_the_tokenizer_hash_is_of_what_it_does() -> None:
     assert hash_tokenizer(tokenizer) == before
     tokenizer.add_tokens(["new"])
     assert hash_tokenizer(tokenizer) != before
-    other = word_tokenizer()
+    other = tiny.word_tokenizer()
     other.eos_token = "<unk>"
     assert hash_tokenizer(other) != before
 
 
 def test_the_template_hash() -> None:
-    tokenizer: Any = word_tokenizer()
+    tokenizer: Any = tiny.word_tokenizer()
     assert hash_template(tokenizer) is None
     tokenizer.chat_template = "{{ messages }}"
     one = hash_template(tokenizer)
