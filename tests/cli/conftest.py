@@ -1,37 +1,14 @@
 """Fixtures of the command-line tests: commands in this process, and a run to look at."""
 
 import io
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from outcomes import SMALL, Cli, Outcome
 
 from bases import chats, sums, write_rows
 from lorica.cli import run
-
-SMALL = ["train.batch_size=4", "train.lr=0.01", "lora.r=3", "lora.alpha=5", "system.threads=1"]
-SMALL += ["evaluate.forgetting=null", "evaluate.max_new_tokens=3", "evaluate.held_out=0.2"]
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        """The one JSON object on stdout; fails if there is anything else."""
-        assert self.out.count("\n") == 1 and self.out.endswith("\n"), self.out
-        value = json.loads(self.out)
-        assert isinstance(value, dict)
-        return value
-
-
-Cli = Callable[..., Outcome]
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from lorica_keys import GENERATE_KEYS
+from outcomes import GENERATE_KEYS, Cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from conftest import Cli
 
 PROMPT = "three plus 4 is"
 RENDERED = f"<|user|>{PROMPT}<|end|><|assistant|>"

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from outcomes import Cli
 from typer.testing import CliRunner
 
-from conftest import Cli
 from lorica.cli import app
 
 HEAVY = ("torch", "transformers", "pydantic", "numpy", "safetensors", "rich", "tokenizers")

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from lorica_keys import REPORT_KEYS, TRAIN_KEYS
+from outcomes import REPORT_KEYS, SMALL, TRAIN_KEYS, Cli
 
 from bases import sums, write_rows
-from conftest import SMALL, Cli
+from lorica.cli.terminal import TerminalWatcher
 
 PROGRAM = Path(sys.executable).with_name("lorica")
 
@@ -108,18 +108,24 @@ def test_stopped_by_a_signal_and_resumed(cli: Cli, tiny_base: Path, rows: Path, 
     assert cli("train", "--resume", out).code == 1
 
 
-def test_interrupted_before_training(tiny_base: Path, rows: Path, tmp_path: Path) -> None:
+def test_interrupted_before_training(
+    cli: Cli, tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C while the base is measured: 130, and how to go on."""
+
+    def interrupt(_: TerminalWatcher, name: str, done: int, total: int) -> None:
+        if name == "held-out rows":
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(TerminalWatcher, "stage", interrupt)
     out = tmp_path / "run"
-    small = [item for item in SMALL if not item.startswith("evaluate.")]
-    slow = [*small, "evaluate.max_new_tokens=90", "evaluate.samples=1000", "evaluate.held_out=0.9"]
-    process = subprocess.Popen(
-        [PROGRAM, "train", "--model", tiny_base, "--data", rows, "--out", out, *slow], stderr=subprocess.PIPE, text=True
-    )
-    while not (out / "config.yaml").exists() and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
-    assert process.returncode == 130
-    assert "Traceback" not in told and f"lorica train --resume {out}" in told
-    assert not (out / "before.json").exists()
+    outcome = cli("train", "--model", tiny_base, "--data", rows, "--out", out, *SMALL, "--json")
+    assert outcome.code == 130 and outcome.json["run"] == str(out)
+    assert f"lorica train --resume {out}" in outcome.err
+    assert (out / "config.yaml").exists() and not (out / "before.json").exists()
+
+
+def test_interrupted_before_there_is_a_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorica.config.load", lambda *_: signal.raise_signal(signal.SIGINT))
+    outcome = cli("train", "--model", "x", "--data", "y")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")

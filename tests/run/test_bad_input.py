@@ -318,3 +318,16 @@ def test_disk_full_while_saving_the_result(
     monkeypatch.undo()
     (small_disk / "filler").unlink()
     assert lorica.train(resume=values["out"]).steps == 2
+
+
+def test_out_of_memory_says_how_to_need_less(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity ...")
+
+    values = settings()
+    monkeypatch.setattr(Loop, "accumulate", exhausted)
+    with pytest.raises(ValueError, match=r"ran out of memory \(CUDA out of memory\).*system\.checkpointing=full"):
+        lorica.train(**values)
+    monkeypatch.undo()
+    options = ["system.tokens_per_microbatch=256", "system.checkpointing=full"]
+    assert lorica.train(resume=values["out"], overrides=options).steps == 8

@@ -52,8 +52,7 @@ def run(arguments: list[str]) -> int:
         error.show()
         return _failed(error.format_message(), as_json, error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted", file=sys.stderr)
-        return _failed("interrupted", as_json, 130)
+        return 130
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(str(error), as_json, 1)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lorica import config as configuration
 from lorica.config import to_yaml
 from lorica.files import write_atomically, write_json
@@ -79,6 +81,7 @@ def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunRe
 @contextmanager
 def _stops_told(run: RunFolder) -> Iterator[None]:
     """What stops a run from outside, in words that say how to go on."""
+    onwards = f"lorica train --resume {run.path}"
     try:
         yield
     except Interrupted:
@@ -87,10 +90,16 @@ def _stops_told(run: RunFolder) -> Iterator[None]:
         raise Interrupted(run.path, None, signal.SIGINT) from None
     except OSError as error:
         cause = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        onwards = f"go on with: lorica train --resume {run.path}" if run.holds_a_run() else "start again"
+        then = f"go on with: {onwards}" if run.holds_a_run() else "start again"
         raise ValueError(
             f"the run in {run.path} stopped, because a file could not be written or read ({cause}). What it had "
-            f"written before is intact; mend that (free disk space?), then {onwards}"
+            f"written before is intact; mend that (free disk space?), then {then}"
+        ) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise ValueError(
+            f"the run in {run.path} ran out of memory ({str(error).partition('. ')[0]}). What it had written before is "
+            "intact. Go on with less in memory at a time, which gives the same result: "
+            f"{onwards} system.tokens_per_microbatch=256 system.checkpointing=full"
         ) from error
 
 
