@@ -110,8 +110,7 @@ def read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         if pickles:
             raise ValueError(
                 f"{folder} holds {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads "
-                "safetensors only. "
-                "Load it once in PEFT, where you trust it, and save it again with "
+                "safetensors only. Load it once in PEFT, where you trust it, and save it again with "
                 "save_pretrained(safe_serialization=True)."
             )
         raise ValueError(f"{folder} holds no {WEIGHTS}; it is no adapter folder in PEFT's format.")
@@ -130,11 +129,10 @@ def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], 
     trained_on, given = metadata.get("base"), hashes.get("base")
     if trained_on and given and trained_on != given and not allow_other_base:
         raise ValueError(
-            f"the adapter in {folder} was trained on a base whose weights hash to {trained_on[:12]}, but this "
-            "base hashes to "
-            f"{given[:12]}. On other weights it computes something else. Load the base it was trained on, or pass "
-            "allow_other_base (on the command line --allow-other-base) if you know that the two are meant to be "
-            "used together."
+            f"the adapter in {folder} was trained on a base whose weights hash to {trained_on[:12]}, but this base "
+            f"hashes to {given[:12]}. On other weights it computes something else. Load the base it was trained on, "
+            "or pass allow_other_base (on the command line --allow-other-base) if you know that the two are meant "
+            "to be used together."
         )
 
 
@@ -146,8 +144,7 @@ def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: 
     if strangers:
         raise ValueError(
             f"the adapter in {folder} adapts {strangers[0]} and {len(strangers) - 1} more modules that "
-            f"{type(model).__name__} "
-            "does not have; it belongs to another model."
+            f"{type(model).__name__} does not have; it belongs to another model."
         )
     return find_targets(model, config, every_name_matches=False)
 
@@ -199,7 +196,6 @@ def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:
 def _check_shape(key: str, found: Tensor, wanted: Tensor, folder: Path) -> None:
     if found.shape != wanted.shape:
         raise ValueError(
-            f"{folder / WEIGHTS}: {key} is {tuple(found.shape)}, expected {tuple(wanted.shape)} for this model "
-            "and rank; "
-            "the adapter belongs to another base or its config was changed. Nothing was loaded."
+            f"{folder / WEIGHTS}: {key} is {tuple(found.shape)}, expected {tuple(wanted.shape)} for this model and "
+            "rank; the adapter belongs to another base or its config was changed. Nothing was loaded."
         )

@@ -96,7 +96,6 @@ def _check_rank(layer: LoraLayer, most: int) -> None:
     if layer.r > most:
         raise ValueError(
             f"rank {layer.r} is more than the {most} directions that a weight of shape "
-            f"{tuple(dense_weight(layer.base).shape)} "
-            "has; PiSSA and OLoRA start from the weight's own directions. Use a smaller lora.r, or a "
-            "rank_pattern for this layer."
+            f"{tuple(dense_weight(layer.base).shape)} has; PiSSA and OLoRA start from the weight's own directions. "
+            "Use a smaller lora.r, or a rank_pattern for this layer."
         )

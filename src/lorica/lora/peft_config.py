@@ -125,9 +125,8 @@ def lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
     )
     if foreign:
         raise ValueError(
-            f"{path} sets {', '.join(foreign)}, which changes what the adapter computes and which this version "
-            "does not have. "
-            "Convert the adapter to plain LoRA with PEFT first."
+            f"{path} sets {', '.join(foreign)}, which changes what the adapter computes and which this version does "
+            "not have. Convert the adapter to plain LoRA with PEFT first."
         )
     _check_start(values, path)
     fields = {key: values[key] for key in _SAME_NAME if values.get(key) is not None}
@@ -145,7 +144,6 @@ def _check_start(values: dict[str, Any], path: Path) -> None:
     if isinstance(start, str) and start.startswith(_STARTS_THAT_CHANGE_THE_BASE):
         raise ValueError(
             f'{path}: init_lora_weights is "{start}", which changed the base when the adapter was made; on the '
-            "untouched base "
-            "it computes something else. Save it from PEFT with path_initial_model_for_weight_conversion, as a "
-            "plain LoRA."
+            "untouched base it computes something else. Save it from PEFT with "
+            "path_initial_model_for_weight_conversion, as a plain LoRA."
         )
