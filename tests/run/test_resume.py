@@ -1,9 +1,11 @@
 """A run that was stopped and resumed is the run that was not, and what cannot be resumed says why."""
 
+import csv
 import json
 import shutil
 import signal
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -260,3 +262,28 @@ def test_other_base_in_the_place_of_the_run_s(settings: Settings, tmp_path: Path
     write_base(base)
     lorica.train(resume=run)
     assert json.loads((run / "report.json").read_text())["steps"] == 8
+
+
+@pytest.mark.slow
+def test_real_input(shared: Path, tmp_path: Path) -> None:
+    """A pretrained model on the start of a real data set, with the metrics and the general text, stopped twice."""
+    with open(shared / "data" / "e2e_nlg" / "trainset.csv", encoding="utf-8", newline="") as file:
+        pairs = [{"prompt": f"{row['mr']}\n", "completion": row["ref"]} for row in islice(csv.DictReader(file), 240)]
+    rows = write_rows(tmp_path / "rows.jsonl", pairs)
+    values = {
+        "model": str(shared / "models" / "stories260K" / "hf"),
+        "data": str(rows),
+        "lora": {"r": 8, "dropout": 0.05},
+        "train": {"steps": 12, "batch_size": 8},
+        "evaluate": {"metric": ["bleu", "exact_match"], "generate_rows": 10, "max_new_tokens": 40, "every": 5},
+        "system": {"threads": 1},
+    }
+    whole = lorica.train(**values, out=str(tmp_path / "whole"))
+    run = stopped(values | {"out": str(tmp_path / "cut")}, step=4)
+    with pytest.raises(Interrupted):
+        lorica.train(resume=run, watcher=StopAt(step=9))
+    resumed = lorica.train(resume=run)
+    assert_same_run(run, whole.run)
+    assert resumed.report is not None and whole.report is not None
+    assert resumed.report["after"] == whole.report["after"]
+    assert whole.report["after"]["loss"] < whole.report["before"]["loss"]
