@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,14 @@ def test_stopped_at_the_last_step_and_resumed(tmp_path: Path) -> None:
     resumed = make(tmp_path / "cut", "plain", on_record=lambda record: pytest.fail("nothing is left to train"))
     resumed.train()
     assert same(result(resumed), result(whole))
+
+
+def test_outside_the_main_thread_no_signals_are_caught(tmp_path: Path) -> None:
+    loop, done = make(tmp_path, "plain"), []
+    thread = threading.Thread(target=lambda: done.append(loop.train().step))
+    thread.start()
+    thread.join()
+    assert done == [8]
 
 
 def test_early_stopping_restores_the_best(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def run_and_print(
             if as_json:
                 print_json({"error": str(stop), "run": str(stop.run)})
             raise typer.Exit(128 + stop.signal) from None
+        watcher.notice(f"all of it is in {result.run}; talk to it with: lorica chat {result.run}")
     if as_json:
         print_json(result.to_dict())
     elif result.report is not None:

@@ -11,7 +11,7 @@ from lorica.evaluation.report import build_report, write_report
 from lorica.evaluation.scores import score
 from lorica.files import write_json
 from lorica.lora import attach
-from lorica.run.memory import peak_memory_bytes
+from lorica.run.memory import forget_peak, peak_memory_bytes
 from lorica.run.prepare import Prepared, metric_names
 from lorica.run.receipt import settings_with_origins
 from lorica.run.watch import Watcher
@@ -57,6 +57,7 @@ def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
 
 def execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watcher) -> RunResult:
     """From wherever the run stands to its report."""
+    forget_peak(subject.device)
     frozen = subject.frozen_checksum()
     before = _measure_before(prepared, subject, run, watcher)
     progress = _train(prepared, subject, run, watcher)
