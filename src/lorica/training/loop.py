@@ -163,9 +163,9 @@ class Loop:
     def save(self) -> None:
         if self.saved_step == self.progress.step:
             return
-        tensors = {f"trained/{name}": tensor for name, tensor in self.subject.state().items()}
-        tensors |= optimiser_state(self.optimiser, self.subject.parameters)
-        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        moments = optimiser_state(self.optimiser, self.subject.parameters)
+        parts = {"trained": self.subject.state(), "optimiser": moments, "best": self.best}
+        tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         save_checkpoint(self.run.checkpoints, self.progress, tensors, self.settings.keep_checkpoints)
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
 
@@ -175,11 +175,11 @@ class Loop:
         if found is not None:
             self.progress, tensors = found
             self.saved_step = self.progress.step
-            by_kind: dict[str, dict[str, Tensor]] = {"trained": {}, "best": {}}
-            for key in [key for key in tensors if key.startswith(("trained/", "best/"))]:
-                kind, _, name = key.partition("/")
-                by_kind[kind][name] = tensors.pop(key)
-            self.subject.restore(by_kind["trained"])
-            self.best = {name: tensor.to(self.subject.device) for name, tensor in by_kind["best"].items()}
-            restore_optimiser(self.optimiser, self.subject.parameters, tensors)
+            parts: dict[str, dict[str, Tensor]] = {"trained": {}, "optimiser": {}, "best": {}}
+            for key, tensor in tensors.items():
+                part, _, name = key.partition("/")
+                parts[part][name] = tensor
+            self.subject.restore(parts["trained"])
+            restore_optimiser(self.optimiser, self.subject.parameters, parts["optimiser"])
+            self.best = {name: tensor.to(self.subject.device) for name, tensor in parts["best"].items()}
         self.run.truncate_metrics(self.progress.step)
