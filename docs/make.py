@@ -15,9 +15,10 @@ from lorica.config.describe import allowed
 DOCS = Path(__file__).parent
 HEAD = """# Settings
 
-Made by `python docs/make.py`. A configuration is a YAML or JSON file with these keys; on the command line each can be given
-as `section.key=value`. Two are required: `model` and `data`. `lorica config show CONFIG` prints what a run would use and
-where each value came from; `lorica config schema` prints a JSON Schema that editors use to complete and check the file.
+Made by `python docs/make.py`. A configuration is a YAML or JSON file with these keys; on the command line each can be
+given as `section.key=value`. Two are required: `model` and `data`. `lorica config show CONFIG` prints what a run would
+use and where each value came from; `lorica config schema` prints a JSON Schema that editors use to complete and check
+the file.
 
 Everything above `system` says what is computed. `system` says how, and never changes the result.
 """

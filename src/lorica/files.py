@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,19 @@ _DTYPES = {
 }
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data` in one step; on any failure what stood there before is untouched.
+def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> str:
+    """Replace `path` by `data`, whole or in pieces, in one step; returns the SHA-256 of what was written.
 
-    Raises OSError (disk full, no permission) after removing what was written aside.
+    On any failure what stood there before is untouched. Raises OSError (disk full, no permission) after removing what
+    was written aside.
     """
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    digest = hashlib.sha256()
     try:
         with open(aside, "wb") as file:
-            file.write(data)
+            for piece in [data] if isinstance(data, bytes) else data:
+                file.write(piece)
+                digest.update(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -48,6 +52,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         aside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+    return digest.hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -78,28 +83,27 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
-    """The safetensors file of `tensors`, sorted by name: equal tensors and metadata give equal bytes."""
+def safetensors_pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes]:
+    """The safetensors file of `tensors`, sorted by name, a tensor at a time: equal tensors and metadata give equal
+    bytes, and no more than one tensor is held besides them."""
     header: dict[str, object] = {"__metadata__": dict(sorted((metadata or {}).items()))}
-    blobs: list[bytes] = []
     offset = 0
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        blob = tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-        end = offset + len(blob)
+        tensor = tensors[name]
+        end = offset + tensor.numel() * tensor.element_size()
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
-        blobs.append(blob)
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
-    return b"".join([struct.pack("<Q", len(encoded)), encoded, *blobs])
+    yield struct.pack("<Q", len(encoded)) + encoded
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> str:
     """Write `tensors` atomically; returns the SHA-256 of the file."""
-    data = safetensors_bytes(tensors, metadata)
-    write_atomically(path, data)
-    return hashlib.sha256(data).hexdigest()
+    return write_atomically(path, safetensors_pieces(tensors, metadata))
 
 
 def sha256(path: Path) -> str:

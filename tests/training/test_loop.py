@@ -174,3 +174,13 @@ def test_evaluation_leaves_the_subject_training() -> None:
     with subject.evaluating():
         assert not layer.training
     assert layer.training and not layer.base.training
+
+
+def test_adapted_modules_that_the_data_does_not_reach_are_named(tmp_path: Path) -> None:
+    loop = make(tmp_path, "plain")
+    told: list[str] = []
+    loop.notice = told.append
+    assert loop.subject.adapter is not None
+    loop.subject.adapter.layers["model.layers.0.mlp.up_proj"].enabled = False
+    loop.train()
+    assert told == ["adapted modules that took no part in the first step: 1 (model.layers.0.mlp.up_proj)"]

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from lorica.files import hash_json, safetensors_bytes
+from lorica.files import hash_json
 
 Progress = Callable[[int, int], None]
 
@@ -44,11 +44,6 @@ def _hash_tensor(located: tuple[str, Path]) -> bytes:
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
     digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.digest()
-
-
-def hash_tensors(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of a few tensors in memory, such as an adapter's."""
-    return hashlib.sha256(safetensors_bytes(tensors)).hexdigest()
 
 
 def hash_tokenizer(tokenizer: Any) -> str:

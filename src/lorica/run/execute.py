@@ -50,6 +50,8 @@ def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
     for finding in prepared.findings:
         watcher.notice(str(finding))
     adapter = attach(prepared.base, config.lora, seed=config.train.seed) if config.method == "lora" else None
+    for note in adapter.notes if adapter is not None else []:
+        watcher.notice(note)
     subject = subject_of(prepared.base.model, adapter, recompute=config.system.checkpointing == "full")
     watcher.notice(_description(subject, prepared))
     return subject

@@ -93,6 +93,8 @@ class Loop:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             culprits = rows_not_finite(self.subject, chosen, rows, self.config.seed, number)
             raise NonFiniteError(number + 1, loss, norm, culprits, len(rows))
+        if number == 0:
+            self.notice_untrained()
         warmup = warmup_steps(self.settings.steps, self.config.warmup)
         factor = learning_rate_factor(number, self.settings.steps, self.config.schedule, warmup)
         lr = set_learning_rate(self.optimiser, factor)
@@ -125,6 +127,13 @@ class Loop:
         """Clip the gradient to `max_grad_norm`; returns its norm before."""
         limit = self.config.max_grad_norm if self.config.max_grad_norm is not None else math.inf
         return float(torch.nn.utils.clip_grad_norm_(self.subject.parameters.values(), limit))
+
+    def notice_untrained(self) -> None:
+        """Say which parts of the adapter the data does not reach: a vision tower, experts that no token chose."""
+        idle = self.subject.adapter.without_gradient() if self.subject.adapter is not None else []
+        if idle:
+            shown = ", ".join(idle[:3]) + (" ..." if len(idle) > 3 else "")
+            self.notice(f"adapted modules that took no part in the first step: {len(idle)} ({shown})")
 
     def count(self, loss: float, tokens: int, seconds: float) -> None:
         self.progress.step += 1
