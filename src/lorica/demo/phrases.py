@@ -15,8 +15,7 @@ PROBLEMS = {
     "broken": [
         "Sadly {item} came broken.",
         "I found {item} in pieces.",
-        "When I opened the box, {item} had a big crack.",
-        "After one day {item} stopped working.",
+        "There is a big crack in {item}.",
         "One side of {item} fell off.",
     ],
     "late": [
@@ -24,20 +23,17 @@ PROBLEMS = {
         "I was told {item} would be here last week.",
         "Why does {item} take so long?",
         "It has been many days and {item} has not come.",
-        "You promised {item} for Monday, and now it is Friday.",
     ],
     "wrong": [
         "I asked for a blue one, but {item} is red.",
         "You sent {item} in the wrong size.",
-        "The colour of {item} is not what I asked for.",
-        "This is not what I chose: {item} is much too small.",
+        "This is not what I chose: {item} is too small.",
         "On your page {item} looked quite different.",
     ],
     "dirty": [
         "There is mud all over {item}.",
         "I am sorry to say that {item} is full of dust.",
         "There are ugly spots on {item}.",
-        "Somebody must have used {item} before, it smells bad.",
         "When I opened the box, {item} was dirty.",
     ],
 }
@@ -45,7 +41,6 @@ PROBLEMS = {
 WISHES = {
     "refund": [
         "Please give me my money back.",
-        "I want my money back.",
         "Could you return what I paid?",
         "I would like a refund.",
         "I do not want it any more, just pay me back.",
@@ -55,13 +50,11 @@ WISHES = {
         "I would like another one instead.",
         "Could you change it for a good one?",
         "Can I have a new one, please?",
-        "I want a replacement.",
     ],
     "call": [
         "Please call me.",
         "Can somebody ring me this evening?",
         "I would like to talk to someone about it.",
-        "Give me a call when you can.",
         "I will be near the telephone all day.",
     ],
 }
@@ -82,7 +75,6 @@ INTRODUCTIONS = [
     "Hi, {name} here.",
     "Good morning, I am {name}.",
     "Dear shop, my name is {name} and I have a question.",
-    "{name} is my name.",
 ]
 
 GREETINGS = ["Hello!", "Dear shop,", "Good evening.", "Hi,", ""]
@@ -98,12 +90,12 @@ SIGNATURES = [
 DISTRACTIONS = [
     "My friend {other_name} told me about your shop.",
     "It was a present for {other_name}.",
-    "{other_name} was very sad about it.",
+    "And {other_name} was very sad about it.",
     "The {other_item} from last year is still fine.",
     "I also love the {other_item} that I have from you.",
     "I paid {number} for it.",
-    "I am {number} years old and this never happened to me.",
-    "We live at number {number}, near the old mill.",
-    "I have bought from you for {number} years.",
+    "I have bought from you for many years.",
+    "We live near the old mill.",
+    "This never happened to me before.",
     "The weather is lovely here.",
 ]

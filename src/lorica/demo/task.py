@@ -1,9 +1,12 @@
-"""The demo's task: a customer's message becomes a ticket, one line of JSON.
+"""The demo's task: a customer's message becomes a ticket, a line of YAML: {name: Nora, item: kettle, order: 4712, ...}.
 
 Messages are put together from phrases in many ways: facts in any order, the article named once and "it" afterwards,
-paraphrased problems and wishes, numbers, names and articles that do not belong in the ticket, typing errors, all lower
-case, no order number at all. Held-out rows use pairs of name and article, and order numbers, that no training row uses:
-reciting training rows cannot solve them.
+paraphrased problems and wishes, numbers, names and articles that do not belong in the ticket, typing errors, no capital
+letters but in names, no order number at all. Held-out rows use pairs of name and article, and order numbers, that no
+training row uses: reciting training rows cannot solve them.
+
+YAML's short form rather than JSON: without quotation marks a word in the ticket is the same token as in the message, so
+that the base can copy it rather than having to spell it.
 """
 
 import json
@@ -21,7 +24,7 @@ PROMPT_END = "\nTicket:"
 
 @dataclass(frozen=True)
 class Ticket:
-    """What the completion states; `order` is four digits, or None where the message gives none."""
+    """What the completion states; `order` is four different digits, or None where the message gives none."""
 
     name: str
     item: str
@@ -36,7 +39,7 @@ def draw_ticket(random_source: random.Random) -> Ticket:
     return Ticket(
         name=random_source.choice(phrases.NAMES),
         item=random_source.choice(phrases.ITEMS),
-        order=f"{random_source.randrange(1000, 10000)}" if has_order else None,
+        order="".join(random_source.sample("123456789", 4)) if has_order else None,
         problem=random_source.choice(list(phrases.PROBLEMS)),
         wish=random_source.choice(list(phrases.WISHES)),
     )
@@ -65,10 +68,10 @@ def write_message(ticket: Ticket, random_source: random.Random) -> str:
         body.insert(0, choice(phrases.INTRODUCTIONS))
     else:
         body = [choice(phrases.GREETINGS), *body, choice(phrases.SIGNATURES)]
+    if random_source.random() < 0.2:
+        body = [sentence.lower() for sentence in body]
     message = fill(body, ticket, random_source)
-    if random_source.random() < 0.3:
-        message = mistype(message, ticket, random_source)
-    return message.lower() if random_source.random() < 0.2 else message
+    return mistype(message, ticket, random_source) if random_source.random() < 0.3 else message
 
 
 def fill(sentences: list[str], ticket: Ticket, random_source: random.Random) -> str:
@@ -80,7 +83,7 @@ def fill(sentences: list[str], ticket: Ticket, random_source: random.Random) -> 
         order=ticket.order,
         other_name=random_source.choice([name for name in phrases.NAMES if name != ticket.name]),
         other_item=random_source.choice([item for item in phrases.ITEMS if item != ticket.item]),
-        number=random_source.randrange(2, 100),
+        number=random_source.randrange(10, 100),
     )
 
 
@@ -93,13 +96,20 @@ def mistype(message: str, ticket: Ticket, random_source: random.Random) -> str:
     return message[:at] + message[at + 1] + message[at] + message[at + 2 :]
 
 
+def write_ticket(ticket: Ticket) -> str:
+    """The ticket as a YAML mapping on one line; a missing order is null."""
+    return (
+        "{" + ", ".join(f"{key}: {'null' if value is None else value}" for key, value in asdict(ticket).items()) + "}"
+    )
+
+
 def draw_row(random_source: random.Random, held_out: bool) -> dict[str, str]:
     """One row, prompt and completion; together they are tokenised as each is alone."""
     ticket = draw_ticket(random_source)
     while not belongs(ticket, held_out):
         ticket = draw_ticket(random_source)
     message = write_message(ticket, random_source)
-    return {"prompt": message + PROMPT_END, "completion": " " + json.dumps(asdict(ticket))}
+    return {"prompt": message + PROMPT_END, "completion": " " + write_ticket(ticket)}
 
 
 def write_demo_data(folder: Path, train_rows: int, held_out_rows: int, seed: int) -> tuple[Path, Path]:
