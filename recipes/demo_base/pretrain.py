@@ -4,8 +4,8 @@ The learning rate follows the clock (linear to zero at the end of the budget), s
 still a finished model. Windows are short at first, where attention costs less, and of full length in the last quarter.
 
 Beside text, each step trains copy drills: a few tokens said again and again. What a model learns last from text alone,
-to look back and copy, it learns early from drills that are short, use common tokens and grow longer. A third are
-digits, of which these texts hold hardly any.
+to look back and copy, it learns early from drills that are short, use common tokens and grow longer. They have numbers
+in them, of which these texts hold hardly any.
 """
 
 import argparse
@@ -28,7 +28,8 @@ TEXT_TOKENS = 2560
 DRILL_TOKENS = 1536
 WARMUP = 0.02
 DRILL_WEIGHT = 0.4
-DIGITS_SHARE = 1 / 3
+NUMBER_EVERY = 12
+NUMBER_DIGITS = 4
 IGNORED = -100
 LOG = "pretraining.json"
 
@@ -65,17 +66,23 @@ def text_batch(stream: Tensor, progress: float, generator: torch.Generator) -> t
     return windows[:, :-1], windows[:, 1:]
 
 
-def drill_batch(stream: Tensor, digits: Tensor, progress: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def drill_batch(
+    stream: Tensor, space: int, digits: Tensor, progress: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """(tokens, labels), each (rows, context): in each row a random phrase again and again.
 
-    The first time, which nothing foretells, carries no loss. A phrase is tokens picked from the stream, or digits.
+    The first time, which nothing foretells, carries no loss. A phrase is tokens picked from the stream, with a number
+    among them every `NUMBER_EVERY` tokens.
     """
     context = 32 if progress < 0.4 else 64 if progress < 0.7 else 128
     rows = DRILL_TOKENS // context
     periods = torch.randint(4, context // 3, (rows, 1), generator=generator)
     phrases = stream[torch.randint(len(stream), (rows, context), generator=generator)]
     numbers = digits[torch.randint(len(digits), (rows, context), generator=generator)]
-    phrases = torch.where(torch.rand(rows, 1, generator=generator) < DIGITS_SHARE, numbers, phrases)
+    since_number = (torch.arange(context) + torch.randint(NUMBER_EVERY, (rows, 1), generator=generator)) % NUMBER_EVERY
+    phrases = phrases.where(since_number > 0, space).where(
+        (since_number == 0) | (since_number > NUMBER_DIGITS), numbers
+    )
     places = torch.arange(context + 1).expand(rows, -1)
     windows = phrases.gather(1, places % periods)
     return windows[:, :-1], windows[:, 1:].masked_fill(places[:, 1:] < periods, IGNORED)
@@ -134,7 +141,8 @@ def main() -> None:
     training, held_out = read_documents(options.data)
     documents = encode(training, tokenizer)
     stream = torch.cat([documents[i] for i in torch.randperm(len(documents), generator=generator)])
-    digits = torch.tensor(tokenizer.convert_tokens_to_ids(list("0123456789")))
+    space, *digit_list = tokenizer.encode(" 0123456789", add_special_tokens=False)
+    digits = torch.tensor(digit_list)
     model = LlamaForCausalLM.from_pretrained(options.out, dtype=torch.float32) if options.go_on else build(tokenizer)
     optimizer = adamw(model, options.lr)
 
@@ -146,7 +154,7 @@ def main() -> None:
             group["lr"] = options.lr * max(0.0, rate(progress))
         losses = (
             mean_loss(model, *text_batch(stream, progress, generator)),
-            mean_loss(model, *drill_batch(stream, digits, progress, generator)),
+            mean_loss(model, *drill_batch(stream, space, digits, progress, generator)),
         )
         ((1 - DRILL_WEIGHT) * losses[0] + DRILL_WEIGHT * losses[1]).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

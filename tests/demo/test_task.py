@@ -45,6 +45,15 @@ def tickets(some_rows: list[Row]) -> list[dict[str, str | None]]:
     return [{key: None if value == "null" else value for key, value in ticket.items()} for ticket in parsed]
 
 
+def all_phrases() -> list[str]:
+    by_answer = [phrase for kind in (PROBLEMS, WISHES) for options in kind.values() for phrase in options]
+    return [*INTRODUCTIONS, *GREETINGS, *SIGNATURES, *ORDERS, *DISTRACTIONS, *by_answer]
+
+
+def words(text: str) -> list[str]:
+    return re.findall("[a-z]+", re.sub(r"\{\w+\}", "", text).lower())
+
+
 def test_files_have_the_rows_asked_for_and_repeat_for_a_seed(tmp_path: Path) -> None:
     first = [path.read_bytes() for path in write_demo_data(tmp_path / "a", 20, 5, seed=3)]
     again = [path.read_bytes() for path in write_demo_data(tmp_path / "b", 20, 5, seed=3)]
@@ -91,19 +100,18 @@ def test_no_constant_answer_gets_anywhere(every_row: list[Row]) -> None:
 
 
 def test_every_phrase_name_and_article_is_used(sides: tuple[list[Row], list[Row]]) -> None:
-    capitalised = [row["prompt"] for row in sides[0] if row["prompt"] != row["prompt"].lower()]
-    phrases = [*INTRODUCTIONS, *GREETINGS, *SIGNATURES, *ORDERS, *DISTRACTIONS]
-    phrases += [phrase for kind in (PROBLEMS, WISHES) for options in kind.values() for phrase in options]
-    for phrase in phrases:
+    for phrase in all_phrases():
         pattern = re.sub(r"\\\{\w+\\\}", ".+", re.escape(phrase))
-        assert any(re.search(pattern, message) for message in capitalised), phrase
+        assert any(re.search(pattern, row["prompt"]) for row in sides[0]), phrase
     assert {ticket["name"] for ticket in tickets(sides[0])} == set(NAMES)
     assert {ticket["item"] for ticket in tickets(sides[0])} == set(ITEMS)
 
 
 def test_messages_vary_in_what_they_give_and_how_they_are_typed(every_row: list[Row]) -> None:
-    share = len(every_row)
-    lower = sum(row["prompt"].removesuffix(PROMPT_END).islower() for row in every_row)
-    without_order = sum(ticket["order"] is None for ticket in tickets(every_row))
-    assert 0.15 < lower / share < 0.25
-    assert 0.05 < without_order / share < 0.15
+    all_tickets = tickets(every_row)
+    messages = [row["prompt"].removesuffix(PROMPT_END) for row in every_row]
+    nameless = [re.sub("|".join(NAMES), "", message) for message in messages]
+    assert 0.15 < sum(message.islower() for message in nameless) / len(messages) < 0.25
+    assert 0.05 < sum(ticket["order"] is None for ticket in all_tickets) / len(messages) < 0.15
+    known = set(words(" ".join([*all_phrases(), *NAMES, *ITEMS])))
+    assert 0.2 < sum(not known.issuperset(words(message)) for message in messages) / len(messages) < 0.35

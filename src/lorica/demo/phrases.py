@@ -14,19 +14,22 @@ ITEMS = (  # noqa: SIM905
 PROBLEMS = {
     "broken": [
         "Sadly {item} came broken.",
+        "I opened the box and {item} was broken.",
         "I found {item} in pieces.",
         "There is a big crack in {item}.",
         "One side of {item} fell off.",
     ],
     "late": [
+        "My problem is that {item} is late.",
+        "Why is {item} so late?",
         "We are still waiting for {item}.",
         "I was told {item} would be here last week.",
-        "Why does {item} take so long?",
         "It has been many days and {item} has not come.",
     ],
     "wrong": [
         "I asked for a blue one, but {item} is red.",
         "You sent {item} in the wrong size.",
+        "I am afraid that {item} is the wrong one.",
         "This is not what I chose: {item} is too small.",
         "On your page {item} looked quite different.",
     ],
@@ -35,6 +38,7 @@ PROBLEMS = {
         "I am sorry to say that {item} is full of dust.",
         "There are ugly spots on {item}.",
         "When I opened the box, {item} was dirty.",
+        "Why is {item} so dirty?",
     ],
 }
 
@@ -43,16 +47,19 @@ WISHES = {
         "Please give me my money back.",
         "Could you return what I paid?",
         "I would like a refund.",
+        "Please give me a refund for it.",
         "I do not want it any more, just pay me back.",
     ],
     "replace": [
         "Please send me a new one.",
+        "Please replace it.",
+        "I want you to replace it.",
         "I would like another one instead.",
-        "Could you change it for a good one?",
         "Can I have a new one, please?",
     ],
     "call": [
         "Please call me.",
+        "Give me a call when you can.",
         "Can somebody ring me this evening?",
         "I would like to talk to someone about it.",
         "I will be near the telephone all day.",
