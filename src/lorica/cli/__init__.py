@@ -39,8 +39,10 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """The `lorica` program."""
-    # OpenMP reads this when torch is loaded: idle threads sleep rather than spin. On a machine with other work, spinning
-    # makes each small operation wait for a time slice, a hundred times slower at its worst (benchmarks/busy_machine.py).
+    # OpenMP reads this when torch is loaded: idle threads sleep rather than spin. On a machine with other work,
+    # spinning
+    # makes each small operation wait for a time slice, a hundred times slower at its worst
+    # (benchmarks/busy_machine.py).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
 
