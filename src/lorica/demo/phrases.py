@@ -33,13 +33,6 @@ PROBLEMS = {
         "This is not what I chose: {item} is too small.",
         "On your page {item} looked quite different.",
     ],
-    "dirty": [
-        "There is mud all over {item}.",
-        "I am sorry to say that {item} is full of dust.",
-        "There are ugly spots on {item}.",
-        "When I opened the box, {item} was dirty.",
-        "Why is {item} so dirty?",
-    ],
 }
 
 WISHES = {
