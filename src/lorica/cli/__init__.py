@@ -39,12 +39,17 @@ USAGE_ERROR: Any = typer.BadParameter.__base__
 
 def main() -> None:
     """The `lorica` program."""
-    # OpenMP reads this when torch is loaded: idle threads sleep rather than spin. On a machine with other work,
-    # spinning
-    # makes each small operation wait for a time slice, a hundred times slower at its worst
-    # (benchmarks/busy_machine.py).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if _machine_is_busy():
+        # OpenMP reads this when torch is loaded: idle threads sleep rather than spin. Beside other work, spinning makes
+        # each small operation wait for a time slice, a hundred times slower at its worst; on an idle machine it is
+        # faster (benchmarks/busy_machine.py).
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     sys.exit(run(sys.argv[1:]))
+
+
+def _machine_is_busy() -> bool:
+    """Whether more processes than there are cores have wanted to run in the last minute."""
+    return hasattr(os, "getloadavg") and os.getloadavg()[0] > (os.cpu_count() or 1)
 
 
 def run(arguments: list[str]) -> int:

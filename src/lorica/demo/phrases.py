@@ -17,13 +17,11 @@ PROBLEMS = {
         "I opened the box and {item} was broken.",
         "I found {item} in pieces.",
         "There is a big crack in {item}.",
-        "One side of {item} fell off.",
     ],
     "late": [
         "My problem is that {item} is late.",
         "Why is {item} so late?",
         "We are still waiting for {item}.",
-        "I was told {item} would be here last week.",
         "It has been many days and {item} has not come.",
     ],
     "wrong": [
@@ -31,14 +29,12 @@ PROBLEMS = {
         "You sent {item} in the wrong size.",
         "I am afraid that {item} is the wrong one.",
         "This is not what I chose: {item} is too small.",
-        "On your page {item} looked quite different.",
     ],
 }
 
 WISHES = {
     "refund": [
         "Please give me my money back.",
-        "Could you return what I paid?",
         "I would like a refund.",
         "Please give me a refund for it.",
         "I do not want it any more, just pay me back.",
@@ -47,7 +43,6 @@ WISHES = {
         "Please send me a new one.",
         "Please replace it.",
         "I want you to replace it.",
-        "I would like another one instead.",
         "Can I have a new one, please?",
     ],
     "call": [
@@ -55,7 +50,6 @@ WISHES = {
         "Give me a call when you can.",
         "Can somebody ring me this evening?",
         "I would like to talk to someone about it.",
-        "I will be near the telephone all day.",
     ],
 }
 
@@ -93,7 +87,7 @@ DISTRACTIONS = [
     "And {other_name} was very sad about it.",
     "The {other_item} from last year is still fine.",
     "I also love the {other_item} that I have from you.",
-    "I paid {number} for it.",
+    "I paid a good deal for it.",
     "I have bought from you for many years.",
     "We live near the old mill.",
     "This never happened to me before.",

@@ -28,6 +28,7 @@ def write_demo_run(folder: Path) -> Path:
             "model": str(settings.BASE),
             "data": str(train),
             "train": settings.TRAIN,
+            "system": settings.SYSTEM,
             "evaluate": {"held_out": str(held_out), **settings.EVALUATE},
         }
         path = folder / "task" / "demo.yaml"

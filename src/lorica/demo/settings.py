@@ -10,3 +10,4 @@ DATA_SEED = 0
 # Twice the rate that the width gives: both learn the task, and this one sooner.
 TRAIN: dict[str, Any] = {"lr": 0.005}
 EVALUATE: dict[str, Any] = {"metric": "exact_match", "max_new_tokens": 64}
+SYSTEM: dict[str, Any] = {"tokens_per_microbatch": 512}  # a fifth faster than the default on two cores

@@ -1,8 +1,8 @@
 """The demo's task: a customer's message becomes a ticket, a line of YAML: {name: Nora, item: kettle, order: 4712, ...}.
 
 Messages are put together from phrases in many ways: facts in any order, the article named once and "it" afterwards,
-paraphrased problems and wishes, numbers, names and articles that do not belong in the ticket, typing errors, no capital
-letters but in names, no order number at all. Held-out rows use pairs of name and article, and order numbers, that no
+paraphrased problems and wishes, names and articles that do not belong in the ticket, typing errors, no capital letters
+but in names, no order number at all. Held-out rows use pairs of name and article, and order numbers, that no
 training row uses: reciting training rows cannot solve them.
 
 YAML's short form rather than JSON: without quotation marks a word in the ticket is the same token as in the message, so
@@ -83,7 +83,6 @@ def fill(sentences: list[str], ticket: Ticket, random_source: random.Random) -> 
         order=ticket.order,
         other_name=random_source.choice([name for name in phrases.NAMES if name != ticket.name]),
         other_item=random_source.choice([item for item in phrases.ITEMS if item != ticket.item]),
-        number=random_source.randrange(10, 100),
     )
 
 
