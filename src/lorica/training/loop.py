@@ -70,8 +70,8 @@ class Loop:
         Raises Interrupted after a signal (with a full checkpoint written), NonFiniteError, OSError if a file cannot be
         written.
         """
-        self.resume()
         with stop_on_signal() as request:
+            self.resume()
             while self.progress.step < self.settings.steps and not self.stopped_early():
                 self.step()
                 self.evaluate_if_due()
