@@ -1,4 +1,4 @@
-"""`lorica demo`: the embedded model learns a small task, in about a minute."""
+"""`lorica demo`: the embedded model learns a small task, in a minute or two."""
 
 from pathlib import Path
 from typing import Annotated
