@@ -1,0 +1,130 @@
+"""Cross-entropy of a chunk of logits, with its gradient written over them.
+
+A chunk of logits is the largest tensor of a training step, and it is dead once the loss is known: overwriting it with
+its gradient (as Liger does, Hsu et al. 2024, https://arxiv.org/abs/2410.10989) means that it is never held twice.
+"""
+
+import torch
+from torch import Tensor
+
+from lorica.kernels.dispatch import calls_operator, runs_triton
+from lorica.kernels.dtypes import widened
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Loss (nats, fp32) and argmax hit (bool) of each row, both (rows,).
+
+    `logits`: (rows, vocabulary), left as they are; `labels`: (rows,) int64 within the vocabulary. The logits that the
+    loss is of are `scale * logits`, or `softcap * tanh(scale * logits / softcap)` where `softcap` is not 0 (Gemma 2,
+    https://arxiv.org/abs/2408.00118). Label smoothing is `torch.nn.functional.cross_entropy`'s.
+    """
+    if calls_operator(logits):
+        return _cross_entropy(logits, labels, scale, softcap, label_smoothing)
+    return cross_entropy_reference(logits, labels, scale, softcap, label_smoothing)
+
+
+def cross_entropy_(
+    logits: Tensor,
+    labels: Tensor,
+    coefficients: Tensor,
+    scale: float = 1.0,
+    softcap: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """As `cross_entropy`, and `logits` become the gradient of `sum(coefficients * losses)`, in their type.
+
+    `coefficients`: (rows,), in a training step each token's weight over the weights' total. A row of coefficient 0
+    gives a zero gradient, so a chunk may be filled up with such rows.
+    """
+    if calls_operator(logits):
+        return _cross_entropy_(logits, labels, coefficients, scale, softcap, label_smoothing)
+    return cross_entropy_reference_(logits, labels, coefficients, scale, softcap, label_smoothing)
+
+
+def cross_entropy_reference(
+    logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    z = model_logits(widened(logits), scale, softcap)
+    losses = torch.logsumexp(z, -1) - smoothed_label_logits(z, labels, label_smoothing)
+    return losses, z.argmax(-1) == labels
+
+
+def cross_entropy_reference_(
+    logits: Tensor,
+    labels: Tensor,
+    coefficients: Tensor,
+    scale: float = 1.0,
+    softcap: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    wide = widened(logits)
+    z = model_logits(wide, scale, softcap)  # (rows, vocabulary); `wide` itself if there is nothing to do
+    capped = z / softcap if softcap else None  # tanh(scale * logits / softcap)
+    largest, most_likely = z.max(-1)
+    attracted = smoothed_label_logits(z, labels, label_smoothing)
+    probabilities = torch.softmax(z, -1, out=z)
+    # The largest probability is exp(0) / sum, so it holds the sum that the loss needs.
+    losses = largest - probabilities.amax(-1).log() - attracted
+    gradient = probabilities.mul_(coefficients.to(z.dtype).unsqueeze(-1))
+    if label_smoothing:
+        gradient.sub_(coefficients.to(z.dtype).unsqueeze(-1) * (label_smoothing / z.shape[-1]))
+    gradient.scatter_add_(-1, labels.unsqueeze(-1), (coefficients.to(z.dtype) * (label_smoothing - 1)).unsqueeze(-1))
+    if capped is not None:
+        gradient.addcmul_(gradient, capped.square_(), value=-1)  # the slope of softcap * tanh is 1 - tanh^2
+    if scale != 1.0:
+        gradient.mul_(scale)
+    if gradient is not logits:
+        logits.copy_(gradient)
+    return losses, most_likely == labels
+
+
+def model_logits(logits: Tensor, scale: float, softcap: float) -> Tensor:
+    z = logits if scale == 1.0 else logits * scale
+    return torch.tanh(z / softcap).mul_(softcap) if softcap else z
+
+
+def smoothed_label_logits(z: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """The mean of a row's logits (rows,) under the target distribution: the label's, smoothed over the vocabulary."""
+    wanted = z.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    return torch.lerp(wanted, z.mean(-1), label_smoothing) if label_smoothing else wanted
+
+
+@torch.library.custom_op("lorica::cross_entropy", mutates_args=())
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, scale: float, softcap: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    if runs_triton(logits):
+        from lorica.kernels.triton.cross_entropy import cross_entropy_triton
+
+        return cross_entropy_triton(logits, labels, scale, softcap, label_smoothing)
+    return cross_entropy_reference(logits, labels, scale, softcap, label_smoothing)
+
+
+@_cross_entropy.register_fake
+def _(logits: Tensor, labels: Tensor, scale: float, softcap: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    return shape_only(logits)
+
+
+@torch.library.custom_op("lorica::cross_entropy_", mutates_args={"logits"})
+def _cross_entropy_(
+    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    if runs_triton(logits):
+        from lorica.kernels.triton.cross_entropy import cross_entropy_triton_
+
+        return cross_entropy_triton_(logits, labels, coefficients, scale, softcap, label_smoothing)
+    return cross_entropy_reference_(logits, labels, coefficients, scale, softcap, label_smoothing)
+
+
+@_cross_entropy_.register_fake
+def _(
+    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float, label_smoothing: float
+) -> tuple[Tensor, Tensor]:
+    return shape_only(logits)
+
+
+def shape_only(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses and hits of these logits, without values."""
+    return logits.new_empty(logits.shape[0], dtype=torch.float32), logits.new_empty(logits.shape[0], dtype=torch.bool)

@@ -1,0 +1,9 @@
+"""The one arithmetic rule of the kernels: 16-bit inputs are computed in fp32 and rounded once, at the end."""
+
+import torch
+from torch import Tensor
+
+
+def widened(x: Tensor) -> Tensor:
+    """`x` in the type it is computed in: fp32 for 16-bit floats, its own (no copy) for fp32 and fp64."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x

@@ -1,0 +1,107 @@
+"""Gated activations `act(gate) * up` (Shazeer 2020, https://arxiv.org/abs/2002.05202): SwiGLU, GeGLU and their like.
+
+The backward pass starts from gate and up alone. It gives the product again beside the gradients, because the low-rank
+pair of the projection that reads it needs it there, and it has been computed for the gradients already.
+"""
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lorica.kernels.dispatch import calls_operator, runs_triton
+from lorica.kernels.dtypes import widened
+
+Activation = Literal["silu", "gelu", "gelu_pytorch_tanh", "relu"]
+ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+
+
+def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    """`activation(gate) * up`, of their shape and type. The names are those of transformers' `hidden_act`."""
+    if calls_operator(gate):
+        return _gated(gate, up, activation)
+    return gated_reference(gate, up, activation)
+
+
+def gated_backward(
+    d_product: Tensor, gate: Tensor, up: Tensor, activation: Activation, overwrite: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The product again and the gradients of gate and up, from the gradient `d_product` of the product.
+
+    With `overwrite` all three arguments are used up: the results lie in their memory, in no particular order.
+    """
+    if calls_operator(gate):
+        if not overwrite:
+            d_product, gate, up = d_product.clone(), gate.clone(), up.clone()
+        _gated_backward_(d_product, gate, up, activation)
+        return d_product, gate, up
+    return gated_backward_reference(d_product, gate, up, activation, overwrite)
+
+
+def gated_reference(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    return activate(widened(gate), activation).mul_(up).to(gate.dtype)
+
+
+def gated_backward_reference(
+    d_product: Tensor, gate: Tensor, up: Tensor, activation: Activation, overwrite: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    wide_gate, wide_up, wide_d = widened(gate), widened(up), widened(d_product)
+    reusable = overwrite and wide_gate is gate
+    activated = activate(wide_gate, activation)
+    d_gate = activate_backward(wide_d * wide_up, wide_gate, activation)
+    d_up = torch.mul(wide_d, activated, out=d_product if reusable else None)
+    product = activated.mul_(wide_up)
+    return product.to(gate.dtype), d_gate.to(gate.dtype), d_up.to(gate.dtype)
+
+
+def activate(x: Tensor, activation: Activation) -> Tensor:
+    match activation:
+        case "silu":
+            return F.silu(x)
+        case "relu":
+            return F.relu(x)
+        case _:
+            return F.gelu(x, approximate=gelu_formula(activation))
+
+
+def activate_backward(dy: Tensor, x: Tensor, activation: Activation) -> Tensor:
+    match activation:
+        case "silu":
+            return torch.ops.aten.silu_backward(dy, x)
+        case "relu":
+            return torch.ops.aten.threshold_backward(dy, x, 0)
+        case _:
+            return torch.ops.aten.gelu_backward(dy, x, approximate=gelu_formula(activation))
+
+
+def gelu_formula(activation: str) -> str:
+    return {"gelu": "none", "gelu_pytorch_tanh": "tanh"}[activation]
+
+
+@torch.library.custom_op("lorica::gated", mutates_args=())
+def _gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    if runs_triton(gate):
+        from lorica.kernels.triton.gated import gated_triton
+
+        return gated_triton(gate, up, activation)
+    return gated_reference(gate, up, activation).contiguous()
+
+
+@_gated.register_fake
+def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return gate.new_empty(gate.shape)
+
+
+@torch.library.custom_op("lorica::gated_backward_", mutates_args={"d_product", "gate", "up"})
+def _gated_backward_(d_product: Tensor, gate: Tensor, up: Tensor, activation: str) -> None:
+    """The product ends in `d_product`, and each gradient in the tensor it is of."""
+    if runs_triton(gate):
+        from lorica.kernels.triton.gated import gated_backward_triton_
+
+        gated_backward_triton_(d_product, gate, up, activation)
+    else:
+        for held, result in zip(
+            (d_product, gate, up), gated_backward_reference(d_product, gate, up, activation), strict=True
+        ):
+            held.copy_(result)
