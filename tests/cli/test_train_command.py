@@ -108,19 +108,20 @@ def test_stopped_by_a_signal_and_resumed(cli: Cli, tiny_base: Path, rows: Path, 
     assert cli("train", "--resume", out).code == 1
 
 
-def test_interrupted_before_training(
-    cli: Cli, tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_before_training(
+    number: int, cli: Cli, tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ctrl-C while the base is measured: 130, and how to go on."""
+    """A signal while the base is measured: 128 + its number, and how to go on."""
 
     def interrupt(_: TerminalWatcher, name: str, done: int, total: int) -> None:
         if name == "held-out rows":
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(TerminalWatcher, "stage", interrupt)
     out = tmp_path / "run"
     outcome = cli("train", "--model", tiny_base, "--data", rows, "--out", out, *SMALL, "--json")
-    assert outcome.code == 130 and outcome.json["run"] == str(out)
+    assert outcome.code == 128 + number and outcome.json["run"] == str(out)
     assert f"lorica train --resume {out}" in outcome.err
     assert (out / "config.yaml").exists() and not (out / "before.json").exists()
 

@@ -16,7 +16,7 @@ from lorica.run.execute import RunResult, execute, prepare_subject
 from lorica.run.prepare import Prepared, prepare
 from lorica.run.receipt import receipt
 from lorica.run.watch import Watcher
-from lorica.training.interrupt import Interrupted
+from lorica.training.interrupt import Interrupted, Terminated, termination_raised
 from lorica.training.run_folder import RunFolder
 
 
@@ -83,11 +83,13 @@ def _stops_told(run: RunFolder) -> Iterator[None]:
     """What stops a run from outside, in words that say how to go on."""
     onwards = f"lorica train --resume {run.path}"
     try:
-        yield
+        with termination_raised():
+            yield
     except Interrupted:
         raise
-    except KeyboardInterrupt:
-        raise Interrupted(run.path, None, signal.SIGINT) from None
+    except KeyboardInterrupt as stop:
+        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
+        raise Interrupted(run.path, None, number) from None
     except OSError as error:
         cause = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         then = f"go on with: {onwards}" if run.holds_a_run() else "start again"

@@ -18,6 +18,27 @@ class Interrupted(KeyboardInterrupt):
         self.run, self.step, self.signal = run, step, number
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM outside the training steps, where it stops the work at once, as Ctrl-C does."""
+
+
+@contextmanager
+def termination_raised() -> Iterator[None]:
+    """While inside, SIGTERM raises `Terminated`, so that what is open is closed. Not outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class StopRequest:
     """Set by the first signal; `number` is 0 until then."""
 
