@@ -6,13 +6,12 @@ lets it; on a GPU the Triton kernel, or the reference where Triton is not instal
 """
 
 from lorica.kernels.cross_entropy import cross_entropy, cross_entropy_
-from lorica.kernels.gated import ACTIVATIONS, Activation, gated, gated_backward
+from lorica.kernels.gated import ACTIVATIONS, gated, gated_backward
 from lorica.kernels.norm import add_rms_norm_, rms_norm, rms_norm_backward, rms_norm_weight_gradient
 from lorica.kernels.rotary import rotate_
 
 __all__ = [
     "ACTIVATIONS",
-    "Activation",
     "add_rms_norm_",
     "cross_entropy",
     "cross_entropy_",

@@ -7,7 +7,7 @@ its gradient (as Liger does, Hsu et al. 2024, https://arxiv.org/abs/2410.10989) 
 import torch
 from torch import Tensor
 
-from lorica.kernels.dispatch import calls_operator, runs_triton
+from lorica.kernels.dispatch import is_traced, runs_triton
 from lorica.kernels.dtypes import widened
 
 
@@ -20,9 +20,8 @@ def cross_entropy(
     loss is of are `scale * logits`, or `softcap * tanh(scale * logits / softcap)` where `softcap` is not 0 (Gemma 2,
     https://arxiv.org/abs/2408.00118). Label smoothing is `torch.nn.functional.cross_entropy`'s.
     """
-    if calls_operator(logits):
-        return _cross_entropy(logits, labels, scale, softcap, label_smoothing)
-    return cross_entropy_reference(logits, labels, scale, softcap, label_smoothing)
+    losses = _operator if is_traced(logits) else _cross_entropy
+    return losses(logits, labels, scale, softcap, label_smoothing)
 
 
 def cross_entropy_(
@@ -38,9 +37,8 @@ def cross_entropy_(
     `coefficients`: (rows,), in a training step each token's weight over the weights' total. A row of coefficient 0
     gives a zero gradient, so a chunk may be filled up with such rows.
     """
-    if calls_operator(logits):
-        return _cross_entropy_(logits, labels, coefficients, scale, softcap, label_smoothing)
-    return cross_entropy_reference_(logits, labels, coefficients, scale, softcap, label_smoothing)
+    losses = _gradient_operator if is_traced(logits) else _cross_entropy_
+    return losses(logits, labels, coefficients, scale, softcap, label_smoothing)
 
 
 def cross_entropy_reference(
@@ -91,7 +89,6 @@ def smoothed_label_logits(z: Tensor, labels: Tensor, label_smoothing: float) -> 
     return torch.lerp(wanted, z.mean(-1), label_smoothing) if label_smoothing else wanted
 
 
-@torch.library.custom_op("lorica::cross_entropy", mutates_args=())
 def _cross_entropy(
     logits: Tensor, labels: Tensor, scale: float, softcap: float, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
@@ -102,12 +99,6 @@ def _cross_entropy(
     return cross_entropy_reference(logits, labels, scale, softcap, label_smoothing)
 
 
-@_cross_entropy.register_fake
-def _(logits: Tensor, labels: Tensor, scale: float, softcap: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    return shape_only(logits)
-
-
-@torch.library.custom_op("lorica::cross_entropy_", mutates_args={"logits"})
 def _cross_entropy_(
     logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
@@ -118,7 +109,16 @@ def _cross_entropy_(
     return cross_entropy_reference_(logits, labels, coefficients, scale, softcap, label_smoothing)
 
 
-@_cross_entropy_.register_fake
+_operator = torch.library.custom_op("lorica::cross_entropy", _cross_entropy, mutates_args=())
+_gradient_operator = torch.library.custom_op("lorica::cross_entropy_", _cross_entropy_, mutates_args={"logits"})
+
+
+@_operator.register_fake
+def _(logits: Tensor, labels: Tensor, scale: float, softcap: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
+    return shape_only(logits)
+
+
+@_gradient_operator.register_fake
 def _(
     logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float, label_smoothing: float
 ) -> tuple[Tensor, Tensor]:
@@ -127,4 +127,5 @@ def _(
 
 def shape_only(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Losses and hits of these logits, without values."""
-    return logits.new_empty(logits.shape[0], dtype=torch.float32), logits.new_empty(logits.shape[0], dtype=torch.bool)
+    losses = logits.new_empty(logits.shape[0], dtype=torch.promote_types(logits.dtype, torch.float32))
+    return losses, torch.empty_like(losses, dtype=torch.bool)

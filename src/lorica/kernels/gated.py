@@ -4,47 +4,45 @@ The backward pass starts from gate and up alone. It gives the product again besi
 pair of the projection that reads it needs it there, and it has been computed for the gradients already.
 """
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lorica.kernels.dispatch import calls_operator, runs_triton
+from lorica.kernels.dispatch import is_traced, runs_triton
 from lorica.kernels.dtypes import widened
 
-Activation = Literal["silu", "gelu", "gelu_pytorch_tanh", "relu"]
-ACTIVATIONS: tuple[str, ...] = get_args(Activation)
+# transformers' names (`hidden_act`).
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
 
-def gated(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
-    """`activation(gate) * up`, of their shape and type. The names are those of transformers' `hidden_act`."""
-    if calls_operator(gate):
-        return _gated(gate, up, activation)
-    return gated_reference(gate, up, activation)
+def gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """`activation(gate) * up`, of their shape and type; `activation` is one of `ACTIVATIONS`."""
+    product = _operator if is_traced(gate) else _gated
+    return product(gate, up, activation)
 
 
 def gated_backward(
-    d_product: Tensor, gate: Tensor, up: Tensor, activation: Activation, overwrite: bool = False
+    d_product: Tensor, gate: Tensor, up: Tensor, activation: str, overwrite: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The product again and the gradients of gate and up, from the gradient `d_product` of the product.
 
-    With `overwrite` all three arguments are used up: the results lie in their memory, in no particular order.
+    With `overwrite` all three arguments are used up: the results may lie in their memory, in no particular order.
     """
-    if calls_operator(gate):
-        if not overwrite:
-            d_product, gate, up = d_product.clone(), gate.clone(), up.clone()
-        _gated_backward_(d_product, gate, up, activation)
-        return d_product, gate, up
-    return gated_backward_reference(d_product, gate, up, activation, overwrite)
+    if not is_traced(gate) and not runs_triton(gate):
+        return gated_backward_reference(d_product, gate, up, activation, overwrite)
+    if not overwrite:
+        d_product, gate, up = d_product.clone(), gate.clone(), up.clone()
+    backward = _backward_operator if is_traced(gate) else _gated_backward_
+    backward(d_product, gate, up, activation)
+    return d_product, gate, up
 
 
-def gated_reference(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+def gated_reference(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     return activate(widened(gate), activation).mul_(up).to(gate.dtype)
 
 
 def gated_backward_reference(
-    d_product: Tensor, gate: Tensor, up: Tensor, activation: Activation, overwrite: bool = False
+    d_product: Tensor, gate: Tensor, up: Tensor, activation: str, overwrite: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide_gate, wide_up, wide_d = widened(gate), widened(up), widened(d_product)
     reusable = overwrite and wide_gate is gate
@@ -55,7 +53,7 @@ def gated_backward_reference(
     return product.to(gate.dtype), d_gate.to(gate.dtype), d_up.to(gate.dtype)
 
 
-def activate(x: Tensor, activation: Activation) -> Tensor:
+def activate(x: Tensor, activation: str) -> Tensor:
     match activation:
         case "silu":
             return F.silu(x)
@@ -65,7 +63,7 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
             return F.gelu(x, approximate=gelu_formula(activation))
 
 
-def activate_backward(dy: Tensor, x: Tensor, activation: Activation) -> Tensor:
+def activate_backward(dy: Tensor, x: Tensor, activation: str) -> Tensor:
     match activation:
         case "silu":
             return torch.ops.aten.silu_backward(dy, x)
@@ -79,29 +77,32 @@ def gelu_formula(activation: str) -> str:
     return {"gelu": "none", "gelu_pytorch_tanh": "tanh"}[activation]
 
 
-@torch.library.custom_op("lorica::gated", mutates_args=())
 def _gated(gate: Tensor, up: Tensor, activation: str) -> Tensor:
     if runs_triton(gate):
         from lorica.kernels.triton.gated import gated_triton
 
         return gated_triton(gate, up, activation)
-    return gated_reference(gate, up, activation).contiguous()
+    return gated_reference(gate, up, activation)
 
 
-@_gated.register_fake
-def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
-    return gate.new_empty(gate.shape)
-
-
-@torch.library.custom_op("lorica::gated_backward_", mutates_args={"d_product", "gate", "up"})
 def _gated_backward_(d_product: Tensor, gate: Tensor, up: Tensor, activation: str) -> None:
     """The product ends in `d_product`, and each gradient in the tensor it is of."""
     if runs_triton(gate):
         from lorica.kernels.triton.gated import gated_backward_triton_
 
         gated_backward_triton_(d_product, gate, up, activation)
-    else:
-        for held, result in zip(
-            (d_product, gate, up), gated_backward_reference(d_product, gate, up, activation), strict=True
-        ):
-            held.copy_(result)
+        return
+    results = gated_backward_reference(d_product, gate, up, activation)
+    for tensor, result in zip((d_product, gate, up), results, strict=True):
+        tensor.copy_(result)
+
+
+_operator = torch.library.custom_op("lorica::gated", _gated, mutates_args=())
+_backward_operator = torch.library.custom_op(
+    "lorica::gated_backward_", _gated_backward_, mutates_args={"d_product", "gate", "up"}
+)
+
+
+@_operator.register_fake
+def _(gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    return torch.empty_like(gate)

@@ -7,29 +7,27 @@ be read anyway, so it is computed again rather than saved.
 import torch
 from torch import Tensor
 
-from lorica.kernels.dispatch import calls_operator, runs_triton
+from lorica.kernels.dispatch import is_traced, runs_triton
 from lorica.kernels.dtypes import widened
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_first: bool = True) -> Tensor:
-    """`x`: (..., n); `weight`: (n,). Returns (..., n) in the type that transformers' own norm would give.
+    """`x`: (..., n); `weight`: (n,). Returns (..., n) of the type that transformers' own norm would give.
 
     `offset` is 1 for Gemma, whose weights are stored less one. `round_first` rounds the normalised row to x's type
     before the weight multiplies it, as Llama's norm does; Gemma's and OLMo 2's round once, after it. They differ in
-    16-bit types only. Rounding last, the result has x's type; rounding first, that of `weight * x`.
+    16-bit types only. Rounded last, the result has x's type; rounded first, that of `weight * x`.
     """
-    if calls_operator(x):
-        return _rms_norm(x, weight, eps, offset, round_first)
-    return rms_norm_reference(x, weight, eps, offset, round_first)
+    norm = _operator if is_traced(x) else _rms_norm
+    return norm(x, weight, eps, offset, round_first)
 
 
 def add_rms_norm_(
     x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_first: bool = True
 ) -> Tensor:
     """Add `residual` to `x` in place and return the norm of the sum; shapes and arguments as for `rms_norm`."""
-    if calls_operator(x):
-        return _add_rms_norm_(x, residual, weight, eps, offset, round_first)
-    return rms_norm_reference(x.add_(residual), weight, eps, offset, round_first)
+    norm = _add_operator if is_traced(x) else _add_rms_norm_
+    return norm(x, residual, weight, eps, offset, round_first)
 
 
 def rms_norm_backward(
@@ -46,11 +44,12 @@ def rms_norm_backward(
     `residual` is a gradient that reached `x` by another way (the residual connection) and is added. With `overwrite`
     the result lies in dy's memory.
     """
-    if calls_operator(x):
-        dx = dy if overwrite else dy.clone()
-        _rms_norm_backward_(dx, x, weight, eps, offset, residual)
-        return dx
-    return rms_norm_backward_reference(dy, x, weight, eps, offset, residual, overwrite)
+    if not is_traced(x) and not runs_triton(x):
+        return rms_norm_backward_reference(dy, x, weight, eps, offset, residual, overwrite)
+    dx = dy if overwrite else dy.clone()
+    backward = _backward_operator if is_traced(x) else _rms_norm_backward_
+    backward(dx, x, weight, eps, offset, residual)
+    return dx
 
 
 def rms_norm_weight_gradient(dy: Tensor, x: Tensor, eps: float) -> Tensor:
@@ -67,11 +66,9 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_first: bool = True) -> Tensor:
     wide = widened(x)
     normalised = wide * inverse_rms(wide, eps)
-    scale = weight + offset if offset else weight
     if round_first:
-        normalised = normalised.to(x.dtype)
-        return normalised.mul_(scale) if scale.dtype == x.dtype else normalised * scale
-    return normalised.mul_(scale).to(x.dtype)
+        normalised = widened(normalised.to(x.dtype))
+    return normalised.mul_(shifted(weight, offset)).to(result_type(x, weight, round_first))
 
 
 def rms_norm_backward_reference(
@@ -83,52 +80,42 @@ def rms_norm_backward_reference(
     residual: Tensor | None = None,
     overwrite: bool = False,
 ) -> Tensor:
-    wide = widened(x)
-    in_place = overwrite and dy.dtype == wide.dtype
-    scale = widened(weight) + offset if offset else widened(weight)
+    wide, wide_dy = widened(x), widened(dy)
+    reusable = overwrite or wide_dy is not dy
+    gradient = torch.mul(wide_dy, shifted(weight, offset), out=wide_dy if reusable else None)
     inverse = inverse_rms(wide, eps)  # (..., 1)
-    gradient = torch.mul(widened(dy), scale, out=dy if in_place else None)
     # dx = inverse * g - x * inverse^3 * mean(g x)
     along = torch.linalg.vecdot(gradient, wide).unsqueeze(-1).mul_(inverse.pow(3)).div_(-x.shape[-1])
     gradient.mul_(inverse).addcmul_(wide, along)
     if residual is not None:
         gradient.add_(residual)
-    if overwrite and not in_place:
-        return dy.copy_(gradient)
-    return gradient.to(dy.dtype)
+    return dy.copy_(gradient) if overwrite and gradient is not dy else gradient.to(dy.dtype)
 
 
-@torch.library.custom_op("lorica::rms_norm", mutates_args=())
+def shifted(weight: Tensor, offset: float) -> Tensor:
+    return widened(weight) + offset if offset else widened(weight)
+
+
+def result_type(x: Tensor, weight: Tensor, round_first: bool) -> torch.dtype:
+    return torch.promote_types(x.dtype, weight.dtype) if round_first else x.dtype
+
+
 def _rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
     if runs_triton(x):
         from lorica.kernels.triton.norm import rms_norm_triton
 
         return rms_norm_triton(x, weight, eps, offset, round_first)
-    return rms_norm_reference(x, weight, eps, offset, round_first).contiguous()
+    return rms_norm_reference(x, weight, eps, offset, round_first)
 
 
-@_rms_norm.register_fake
-def _(x: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
-    dtype = torch.promote_types(x.dtype, weight.dtype) if round_first else x.dtype
-    return x.new_empty(x.shape, dtype=dtype)
-
-
-@torch.library.custom_op("lorica::add_rms_norm_", mutates_args={"x"})
 def _add_rms_norm_(x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
     if runs_triton(x):
         from lorica.kernels.triton.norm import add_rms_norm_triton_
 
         return add_rms_norm_triton_(x, residual, weight, eps, offset, round_first)
-    return rms_norm_reference(x.add_(residual), weight, eps, offset, round_first).contiguous()
+    return rms_norm_reference(x.add_(residual), weight, eps, offset, round_first)
 
 
-@_add_rms_norm_.register_fake
-def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
-    dtype = torch.promote_types(x.dtype, weight.dtype) if round_first else x.dtype
-    return x.new_empty(x.shape, dtype=dtype)
-
-
-@torch.library.custom_op("lorica::rms_norm_backward_", mutates_args={"dy"})
 def _rms_norm_backward_(
     dy: Tensor, x: Tensor, weight: Tensor, eps: float, offset: float, residual: Tensor | None
 ) -> None:
@@ -138,3 +125,18 @@ def _rms_norm_backward_(
         rms_norm_backward_triton_(dy, x, weight, eps, offset, residual)
     else:
         rms_norm_backward_reference(dy, x, weight, eps, offset, residual, overwrite=True)
+
+
+_operator = torch.library.custom_op("lorica::rms_norm", _rms_norm, mutates_args=())
+_add_operator = torch.library.custom_op("lorica::add_rms_norm_", _add_rms_norm_, mutates_args={"x"})
+_backward_operator = torch.library.custom_op("lorica::rms_norm_backward_", _rms_norm_backward_, mutates_args={"dy"})
+
+
+@_operator.register_fake
+def _(x: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
+    return torch.empty_like(x, dtype=result_type(x, weight, round_first))
+
+
+@_add_operator.register_fake
+def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
+    return torch.empty_like(x, dtype=result_type(x, weight, round_first))

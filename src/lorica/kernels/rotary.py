@@ -7,7 +7,7 @@ the rotation by the opposite angle, and needs nothing saved.
 import torch
 from torch import Tensor
 
-from lorica.kernels.dispatch import calls_operator, runs_triton
+from lorica.kernels.dispatch import is_traced, runs_triton
 from lorica.kernels.dtypes import widened
 
 
@@ -18,10 +18,9 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, inve
     say each angle twice: `cos[..., :pairs]`, or `cos[..., ::2]` where they are interleaved (Cohere). Pair i is features
     (i, i + pairs), or (2 i, 2 i + 1) with `interleaved`. `inverse` turns back, which is the backward pass.
     """
-    if calls_operator(x):
-        _rotate_(x, cos, sin, interleaved, inverse)
-        return x
-    return rotate_reference_(x, cos, sin, interleaved, inverse)
+    rotate = _operator if is_traced(x) else _rotate_
+    rotate(x, cos, sin, interleaved, inverse)
+    return x
 
 
 def rotate_reference_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, inverse: bool = False) -> Tensor:
@@ -40,7 +39,6 @@ def rotate_reference_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = F
     return x
 
 
-@torch.library.custom_op("lorica::rotate_", mutates_args={"x"})
 def _rotate_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bool) -> None:
     if runs_triton(x):
         from lorica.kernels.triton.rotary import rotate_triton_
@@ -48,3 +46,6 @@ def _rotate_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool, inverse: bo
         rotate_triton_(x, cos, sin, interleaved, inverse)
     else:
         rotate_reference_(x, cos, sin, interleaved, inverse)
+
+
+_operator = torch.library.custom_op("lorica::rotate_", _rotate_, mutates_args={"x"})
