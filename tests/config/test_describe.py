@@ -73,6 +73,8 @@ def fits(value: Any, word: str, schema: dict[str, Any], root: dict[str, Any]) ->
 SAMPLES = [
     "{model: m, data: d}",
     "{model: {path: m, dtype: bf16, revision: main}, data: [a, b], out: runs/x}",
+    "{model: m, data: [a, {path: b, weight: 0.5, columns: {prompt: q}}]}",
+    "{model: m, data: {path: a, role_weights: {tool: 0.5}, chat_template_kwargs: {x: true, y: 1, z: [a]}}}",
     "{model: m, data: {path: [a], max_length: 512, too_long: drop}, lora: {r: 8, lora_alpha: 16, lora_dropout: 0.1}}",
     "{model: m, data: d, lora: {target_modules: [q], rank_pattern: {q: 4}, init_lora_weights: pissa_niter_4}}",
     "{model: m, data: d, lora: {trainable_token_indices: {embed: [1]}, layers_to_transform: 0, use_dora: false}}",
@@ -150,7 +152,12 @@ def test_every_number_has_a_lower_and_an_upper_bound() -> None:
         ("lora.alpha_pattern", "a mapping from name to a number above 0 and at most 65,536"),
         ("lora.init_lora_weights", "true or false, or gaussian, pissa or olora, or text like pissa_niter_16"),
         ("lora.bias", "none"),
-        ("data.path", "text, or a list, each text"),
+        (
+            "data.path",
+            "text, or a list, each text, or a mapping with path, weight, format, columns, sample_by, name, split, "
+            "revision",
+        ),
+        ("data.role_weights", "a mapping from system/developer/user/assistant/tool to a number from 0 to 1,000"),
         ("out", "text, or null"),
     ],
 )

@@ -30,7 +30,8 @@ system: 5
 
 def test_all_problems_come_at_once_in_the_order_of_the_file(report) -> None:
     assert report(EVERYTHING_WRONG, "lora.rr=1", "train.warmup=1.5") == [
-        'run.yaml:2:7 data.path: got ["a.jsonl", 5]; allowed: text, or a list, each text',
+        'run.yaml:2:7 data.path: got ["a.jsonl", 5]; allowed: text, or a list, each text, or a mapping with '
+        "path, weight, format, columns, sample_by, name, split, revision",
         "run.yaml:3:1 learning_rate: unknown key; use train.lr",
         "run.yaml:4:1 train.lr: a key with a dot; write it inside its section, as `train: {lr: ...}`",
         "run.yaml:6:3 train.bath_size: unknown key; did you mean train.batch_size?",
@@ -81,7 +82,7 @@ def test_required_settings_say_how_to_give_them(report) -> None:
         ("zzz: 1", "zzz: unknown key; allowed here: model, data, out, method, lora, train, evaluate, system"),
         (
             "data: {path: d, zzz: 1}",
-            "data.zzz: unknown key; data has path, format, max_length, too_long, chat_template",
+            "data.zzz: unknown key; data has path, format, columns,",
         ),
         ("lora: {1: 1}", "lora.1: unknown key; lora has r,"),
     ],

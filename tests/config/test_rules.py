@@ -26,7 +26,21 @@ BROKEN = [
     ("no-metric", "evaluate: {generate_rows: 5}\n", "evaluate.generate_rows: has no effect without evaluate.metric"),
     ("nothing-generated", "evaluate: {samples: 0, max_new_tokens: 9}\n", "evaluate.max_new_tokens: has no effect"),
     ("pattern-of-all-layers", "lora: {layers_pattern: h}\n", "lora.layers_pattern: has no effect without"),
-    ("template-for-plain-text", "", "data.chat_template: has no effect with data.format: text"),
+    (
+        "no-conversations",
+        "data: {path: d, format: text, chat_template: t.jinja}\n",
+        "data.chat_template: has no effect with data.format: text",
+    ),
+    (
+        "every-source-says-its-own",
+        "data: {format: text, path: [{path: a, format: text}, {path: b, format: alpaca}]}\n",
+        "data.format: has no effect: every source has a format",
+    ),
+    (
+        "every-source-maps-its-own",
+        "data: {columns: {text: b}, path: [{path: a, columns: {text: c}}]}\n",
+        "data.columns: has no effect: every source has columns",
+    ),
     ("early-stopping-needs-evaluations", "train: {early_stopping: 2}\n", "train.early_stopping: early stopping counts"),
     ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: pissa}\n", "lora.use_dora: use_dora cannot"),
     ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: pissa_niter_4}\n", "use_dora cannot"),
@@ -51,6 +65,8 @@ BROKEN = [
     ("warmup-within-steps", "train: {warmup: 20, steps: 10}\n", "train.warmup: the warm-up is longer"),
 ]
 FINE = [
+    "data: {path: [{path: a, format: text}, b], format: messages, train_on: all, columns: {text: c}}\n",
+    "data: {path: d, format: prompt-completion, chat_template: t.jinja, reasoning: drop}\n",
     "method: full\nlora: {}\n",
     "method: full\nlora: {exclude_modules: null}\n",
     "train: {steps: null, epochs: 2}\n",
@@ -69,7 +85,7 @@ FINE = [
 
 @pytest.mark.parametrize(("name", "lines", "message"), BROKEN)
 def test_a_broken_rule_is_one_problem_with_its_place(report, name: str, lines: str, message: str) -> None:
-    head = HEAD if lines else "model: m\ndata: {path: d, format: text, chat_template: t.jinja}\n"
+    head = "model: m\n" if lines.startswith("data:") else HEAD
     (found,) = report(head + lines)
     assert found.startswith("run.yaml:")
     assert message in found
@@ -78,7 +94,7 @@ def test_a_broken_rule_is_one_problem_with_its_place(report, name: str, lines: s
 
 @pytest.mark.parametrize("lines", FINE)
 def test_what_is_close_to_a_broken_rule_is_fine(write, lines: str) -> None:
-    load(write(HEAD + lines))
+    load(write(("model: m\n" if lines.startswith("data:") else HEAD) + lines))
 
 
 def test_every_rule_is_tested_and_reads_settings_that_exist() -> None:

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lorica.config import LEAVES, ConfigError, Resolved, derive, load, to_yaml, unused_settings
-from lorica.config.describe import schema_of
+from lorica.config.describe import choices, schema_of
 from lorica.config.settings import nest
 
 PATTERNS = {
@@ -17,9 +17,21 @@ PATTERNS = {
 }
 WORDS = st.text(min_size=1, max_size=12) | st.sampled_from(["3e-4", "null", "yes", "~", "a: b", "x #y", "- a", "a\nb"])
 
+SOURCES = st.fixed_dictionaries(
+    {"path": WORDS},
+    optional={
+        "weight": st.floats(0.125, 8),
+        "format": st.sampled_from(["auto", "text"]),
+        "columns": st.dictionaries(st.sampled_from(["prompt", "text"]), WORDS, max_size=2),
+        "split": WORDS,
+    },
+)
+
 
 def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     """Values that a setting's JSON Schema allows."""
+    if "$ref" in schema:
+        return SOURCES
     if "anyOf" in schema:
         return st.one_of(*map(values_of, schema["anyOf"]))
     if "enum" in schema or "const" in schema:
@@ -31,7 +43,9 @@ def values_of(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
     if schema["type"] == "array":
         return st.lists(values_of(schema["items"]), min_size=schema.get("minItems", 0), max_size=3)
     if schema["type"] == "object":
-        return st.dictionaries(WORDS, values_of(schema["additionalProperties"]), max_size=3)
+        fixed = choices(schema.get("propertyNames", {}))
+        names = st.sampled_from(fixed) if fixed else WORDS
+        return st.dictionaries(names, values_of(schema["additionalProperties"]), max_size=3)
     if schema["type"] in ("integer", "number"):
         return numbers(schema)
     return st.booleans() if schema["type"] == "boolean" else st.none()

@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+
+from lorica.config import DataConfig
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -70,7 +71,6 @@ def _wrap(tokenizer: Tokenizer, eos: str, bos: str | None, specials: tuple[str, 
     return fast
 
 
-def data_config(path: Path | str, **options: Any) -> SimpleNamespace:
-    """The fields of the configuration's data section that reading uses."""
-    defaults = {"format": "auto", "max_length": None, "too_long": "error", "chat_template": None}
-    return SimpleNamespace(path=str(path), **(defaults | options))
+def data_config(path: Path | str, **options: Any) -> DataConfig:
+    """The configuration's data section for one file."""
+    return DataConfig(path=str(path), **options)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from makers import CHATML, byte_level, data_config
+from makers import CHATML, byte_level
 from transformers import AutoTokenizer
 
 from lorica.data import microbatches, read_examples, split_held_out
@@ -119,11 +119,3 @@ def test_real_sets(shared: Path, qwen: Any, write: Any, name: str) -> None:
 def _answers(row: dict[str, Any]) -> list[str]:
     answers = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
     return [answer if isinstance(answer, str) else answer[0]["value"] for answer in answers]
-
-
-def test_the_configurations_section_is_enough(write: Any, chatml: Any) -> None:
-    from lorica.config.schema import DataConfig
-
-    section = write([chat("a", "b")])
-    config = DataConfig(path=section.path)
-    assert read_examples(config, chatml, 100) == read_examples(data_config(section.path), chatml, 100)

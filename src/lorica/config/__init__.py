@@ -1,5 +1,6 @@
 """The run configuration: read, checked strictly, and every value explained. Imports no torch."""
 
+from lorica.config.data_section import SourceConfig
 from lorica.config.describe import json_schema
 from lorica.config.errors import ConfigError, Problem
 from lorica.config.learning_rate import default_learning_rate
@@ -28,6 +29,7 @@ __all__ = [
     "Problem",
     "Resolved",
     "RunConfig",
+    "SourceConfig",
     "SystemConfig",
     "TrainConfig",
     "default_learning_rate",

@@ -54,6 +54,8 @@ def choices(schema: JsonSchema) -> list[str]:
 
 def in_words(schema: JsonSchema) -> str:
     """A JSON Schema of the kinds that the models produce, in words."""
+    if "$ref" in schema:
+        return in_words(_models_schema()["$defs"][schema["$ref"].rpartition("/")[2]])
     if "anyOf" in schema:
         return ", or ".join(in_words(branch) for branch in schema["anyOf"])
     if words := choices(schema):
@@ -64,10 +66,17 @@ def in_words(schema: JsonSchema) -> str:
         case "array":
             return _list(schema)
         case "object":
-            return f"a mapping from name to {in_words(schema['additionalProperties'])}"
+            return _mapping(schema)
         case "string":
             return f"text like {schema['examples'][0]}" if "examples" in schema else "text"
     return SIMPLE_TYPES[schema["type"]]
+
+
+def _mapping(schema: JsonSchema) -> str:
+    if "properties" in schema:
+        return f"a mapping with {', '.join(schema['properties'])}"
+    names = choices(schema.get("propertyNames", {}))
+    return f"a mapping from {'/'.join(names) or 'name'} to {in_words(schema['additionalProperties'])}"
 
 
 def _list(schema: JsonSchema) -> str:

@@ -1,9 +1,13 @@
 """What the user probably meant: the nearest key, and what other tools' names are called here."""
 
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import Any
 
-from lorica.config.describe import choices, schema_of
+from pydantic import ValidationError
+
+from lorica.config.data_section import SourceConfig
+from lorica.config.describe import choices, in_words, schema_of
 from lorica.config.schema import LEAVES, SECTIONS, RunConfig
 
 BATCH = "use train.batch_size, the rows of one whole optimiser step; splitting it to fit never changes the result"
@@ -11,6 +15,7 @@ PACKED_WEIGHTS = "weights are not quantised yet; leave it out (model.weights is 
 PACKING = "leave it out: rows are always packed, each attending to itself only, which does not change the result"
 PRECISION = "use model.dtype: bf16, fp32 or auto"
 MODEL, DATA, TARGETS = "use model", "use data", "use lora.target_modules"
+DATA_PATH = "use data.path"
 
 # Names in PEFT, Transformers, TRL, Axolotl, LLaMA-Factory and Unsloth that no spelling comparison would find.
 OTHER_TOOLS = {
@@ -45,6 +50,23 @@ OTHER_TOOLS = {
     "dataset": DATA,
     "datasets": DATA,
     "train_file": DATA,
+    "train_on_inputs": "use data.train_on: all, or leave it out",
+    "train_on_prompt": "use data.train_on: all, or leave it out",
+    "train_on_responses_only": "leave it out: only answers are trained (data.train_on)",
+    "assistant_only_loss": "leave it out: only answers are trained (data.train_on)",
+    "completion_only_loss": "leave it out: only completions are trained (data.train_on)",
+    "mask_history": "use data.train_on: last",
+    "roles_to_train": "use data.role_weights, such as {assistant: 1, tool: 0.2}",
+    "enable_thinking": "use data.chat_template_kwargs: {enable_thinking: ...}",
+    "ds_type": "leave it out: the kind of a file follows from its name",
+    "data_files": DATA_PATH,
+    "file_name": DATA_PATH,
+    "hf_hub_url": DATA_PATH,
+    "subset": "use data.name",
+    "dataset_text_field": "use data.columns: {text: NAME}",
+    "field_messages": "use data.columns: {messages: NAME}",
+    "interleave_probs": "give the entries of data.path a weight",
+    "excess_length_strategy": "use data.too_long",
     "sequence_len": "use data.max_length",
     "max_seq_length": "use data.max_length",
     "cutoff_len": "use data.max_length",
@@ -105,6 +127,8 @@ def about_value(key: str, value: Any) -> str:
     schema = schema_of(key)
     if key == "model.weights" and isinstance(value, str):
         return "; packed weights (nf4, q8_0, q4_k_m ...) are not available yet"
+    if key == "data.path" and isinstance(value, list):
+        return "".join(f"; entry {number}: {fault}" for number, fault in _source_faults(value))
     if key == "evaluate.held_out" and value in (0, None):
         return "; for no evaluation set evaluate.enabled: false"
     words = choices(schema)
@@ -115,6 +139,27 @@ def about_value(key: str, value: Any) -> str:
     if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off") and "boolean" in _branch_types(schema):
         return "; write true or false"
     return ""
+
+
+def _source_faults(entries: list[Any]) -> Iterator[tuple[int, str]]:
+    """What is wrong with the entries of a list of sources that are mappings, by number from 1."""
+    for number, entry in enumerate(entries, start=1):
+        try:
+            if isinstance(entry, dict):
+                SourceConfig.model_validate(entry)
+        except ValidationError as error:
+            for name in dict.fromkeys(str(detail["loc"][0]) for detail in error.errors(include_input=False)):
+                yield number, _source_fault(name, entry)
+
+
+def _source_fault(name: str, entry: dict[str, Any]) -> str:
+    known = SourceConfig.model_fields
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.6)
+        return f"unknown key {name}" + (f", did you mean {near[0]}?" if near else "")
+    if name not in entry:
+        return f"{name} is required"
+    return f"{name} may be {in_words(SourceConfig.model_json_schema()['properties'][name])}"
 
 
 def _branch_types(schema: dict[str, Any]) -> set[str]:

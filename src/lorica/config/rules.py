@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lorica.config.data_section import SourceConfig
 from lorica.config.schema import LEAVES, RunConfig, value_of
 
 
@@ -52,6 +53,17 @@ def _targets_and_saves(config: RunConfig) -> bool:
 def _expression_targets(config: RunConfig) -> bool:
     targets = config.lora.target_modules
     return isinstance(targets, str) and targets != "all-linear"
+
+
+def _formats(config: RunConfig) -> set[str | None]:
+    return {source.format for source in config.data.sources}
+
+
+def _all_sources_have(config: RunConfig, key: str) -> bool:
+    entries = config.data.path
+    return isinstance(entries, list) and all(
+        isinstance(entry, SourceConfig) and getattr(entry, key) is not None for entry in entries
+    )
 
 
 RULES = (
@@ -100,11 +112,31 @@ RULES = (
         message="has no effect without lora.layers_to_transform; say which layers, or remove it",
     ),
     Rule(
-        "template-for-plain-text",
-        reads=("data.format",),
-        applies=lambda config: config.data.format == "text",
-        unused=("data.chat_template",),
-        message="has no effect with data.format: text, which renders no conversations; remove one of the two",
+        "no-conversations",
+        reads=("data.format", "data.path"),
+        applies=lambda config: _formats(config) <= {"text", "tokens"},
+        unused=(
+            "data.chat_template",
+            "data.chat_template_kwargs",
+            "data.train_on",
+            "data.role_weights",
+            "data.reasoning",
+        ),
+        message="has no effect with data.format: text or tokens, which has no conversations; remove one of the two",
+    ),
+    Rule(
+        "every-source-says-its-own",
+        reads=("data.path",),
+        applies=lambda config: _all_sources_have(config, "format"),
+        unused=("data.format",),
+        message="has no effect: every source has a format of its own; remove one of the two",
+    ),
+    Rule(
+        "every-source-maps-its-own",
+        reads=("data.path",),
+        applies=lambda config: _all_sources_have(config, "columns"),
+        unused=("data.columns",),
+        message="has no effect: every source has columns of its own; remove one of the two",
     ),
     Rule(
         "early-stopping-needs-evaluations",

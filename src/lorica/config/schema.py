@@ -8,13 +8,12 @@ are frozen, unknown keys are refused. Paths are relative to the working director
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 from pydantic.fields import FieldInfo
 
-Auto = Literal["auto"]
-Text = Annotated[str, Field(min_length=1)]
-Names = Annotated[list[Text], Field(min_length=1)]
-Count = Annotated[int, Field(ge=1, le=10**9)]
+from lorica.config.data_section import DataConfig, Sources
+from lorica.config.section import Auto, Count, Names, Section, Text
+
 Rank = Annotated[int, Field(ge=1, le=65536)]
 Alpha = Annotated[float, Field(gt=0, le=65536)]
 Index = Annotated[int, Field(ge=0, le=10**9)]
@@ -23,12 +22,6 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 PissaIterations = Annotated[str, Field(pattern=r"^pissa_niter_[1-9][0-9]{0,2}$", examples=["pissa_niter_16"])]
 MetricFunction = Annotated[str, Field(pattern=r"^[\w.]+:\w+$", examples=["module:function"])]
 Metric = Literal["exact_match", "bleu", "chrf"] | MetricFunction
-
-
-class Section(BaseModel):
-    """What all sections share: strict types, no unknown keys, no change after creation."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -41,24 +34,6 @@ class ModelConfig(Section):
     )
     weights: Literal["as-is"] = Field(
         "as-is", description="How the base is held in memory; as-is is what the files hold"
-    )
-
-
-class DataConfig(Section):
-    """The training rows."""
-
-    path: Text | Names = Field(description="File of rows (JSON Lines), or a list of files")
-    format: Literal["auto", "messages", "prompt-completion", "text"] = Field(
-        "auto", description="What a row holds; auto decides by the fields of the rows"
-    )
-    max_length: Annotated[int, Field(ge=2, le=10**7)] | None = Field(
-        None, description="Longest row, in tokens; null is what the model can take"
-    )
-    too_long: Literal["error", "drop", "truncate"] = Field(
-        "error", description="What happens to a row longer than max_length"
-    )
-    chat_template: Text | None = Field(
-        None, description="Jinja file that renders conversations; null is the tokenizer's own template"
     )
 
 
@@ -194,9 +169,9 @@ class RunConfig(Section):
     model: Annotated[ModelConfig, BeforeValidator(path_as_section, json_schema_input_type=ModelConfig | Text)] = Field(
         description="The frozen base model: a path, a hub id, or a section"
     )
-    data: Annotated[DataConfig, BeforeValidator(path_as_section, json_schema_input_type=DataConfig | Text | Names)] = (
-        Field(description="The training rows: a file, a list of files, or a section")
-    )
+    data: Annotated[
+        DataConfig, BeforeValidator(path_as_section, json_schema_input_type=DataConfig | Text | Sources)
+    ] = Field(description="The training rows: a path, a list of sources, or a section")
     out: Text | None = Field(None, description="Folder of the run; null is runs/<model>-<data>-<time>")
     method: Literal["lora", "full"] = Field("lora", description="Train an adapter, or every weight of the model")
     lora: LoraConfig = Field(default_factory=LoraConfig, description="The adapter")

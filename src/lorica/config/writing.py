@@ -8,6 +8,7 @@ from lorica.config.reading import CoreDumper
 from lorica.config.resolve import Resolved
 from lorica.config.rules import unused_settings
 from lorica.config.schema import LEAVES, value_of
+from lorica.config.settings import plain
 
 HEADER = "# Every setting of the run, and where it came from.\n"
 
@@ -32,8 +33,7 @@ def to_yaml(resolved: Resolved) -> str:
 
 
 def _on_one_line(value: Any) -> str:
-    value = list(value) if isinstance(value, tuple) else value
-    text = yaml.dump(value, Dumper=CoreDumper, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    text = yaml.dump(plain(value), Dumper=CoreDumper, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.removesuffix("...\n").rstrip("\n")
 
 

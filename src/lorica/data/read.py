@@ -37,7 +37,7 @@ def read_examples(
         ValueError: one paragraph that names the file and line, for anything that would spoil the training.
     """
     findings = Findings()
-    records, format = read_records(read_rows(config.path), config.format, findings)
+    records, format = read_records(read_rows(config.paths), config.format, findings)
     documents = _documents(records, tokenizer, config.chat_template, stop_ids, findings)
     examples = list(Tokeniser(tokenizer).examples(documents, findings))
     examples = fit_lengths(examples, max_length, config.too_long, findings)

@@ -190,7 +190,7 @@ def _finish(
         facts = {
             "run": str(run.path),
             "model": prepared.base.name,
-            "data": prepared.resolved.config.data.path,
+            "data": prepared.resolved.config.data.paths,
             "trainable_parameters": subject.trainable_parameters(),
             "total_parameters": sum(parameter.numel() for parameter in prepared.base.model.parameters()),
             "steps": progress.step,

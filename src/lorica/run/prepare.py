@@ -1,5 +1,6 @@
 """From a configuration to everything a run needs: the base, the rows, and every value that was left to be derived."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -136,14 +137,13 @@ def activation_checkpointing(base: Base) -> tuple[str, str]:
 def _derive_out(resolved: Resolved) -> Resolved:
     if resolved.config.out is not None:
         return resolved
-    paths = resolved.config.data.path
-    first = paths if isinstance(paths, str) else paths[0]
+    rows = re.sub(r"[^\w.-]+", "-", Path(resolved.config.data.paths[0]).stem).strip("-.") or "rows"
     model = Path(resolved.config.model.path)
     name = (
         model.parent.name if model.name in ("hf", "model", "base") else model.name
     )  # a folder's generic last name says nothing
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
-    return derive(resolved, "out", f"runs/{name}-{Path(first).stem}-{time}", "model, data and time")
+    return derive(resolved, "out", f"runs/{name}-{rows}-{time}", "model, data and time")
 
 
 def _rows(resolved: Resolved, base: Base, watcher: Watcher) -> tuple[list[Example], list[Example], list[Finding], str]:
