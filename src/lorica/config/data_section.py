@@ -17,6 +17,7 @@ Columns = dict[RowField, Text]
 SampleBy = Literal["line", "paragraph", "document"]
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 RoleWeight = Annotated[float, Field(ge=0, le=1000)]
+Severity = Literal["error", "warn", "note", "ignore"]
 TemplateValue = bool | Annotated[float, Field(ge=-1e9, le=1e9)] | str | list[str]
 
 
@@ -83,6 +84,11 @@ class DataConfig(Section):
     )
     chat_template_kwargs: dict[Text, TemplateValue] = Field(
         default_factory=dict, description="Values for the chat template, such as `{enable_thinking: false}`"
+    )
+    gates: dict[Text, Severity] = Field(
+        default_factory=dict,
+        description="How grave a finding about the rows is, by its gate; an error stops the run. `lorica data gates`"
+        " lists them",
     )
 
     @property

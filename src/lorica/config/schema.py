@@ -153,6 +153,9 @@ class SystemConfig(Section):
     keep_checkpoints: Annotated[int, Field(ge=1, le=10_000)] = Field(
         2, description="How many newest checkpoints are kept"
     )
+    cache: Text = Field(
+        "auto", description="Folder that keeps tokenised rows between runs; auto is the user's cache folder, none keeps none"
+    )
     trackers: list[Literal["wandb", "trackio", "tensorboard"]] = Field(
         default_factory=list, description="Where metrics go besides the run folder"
     )
