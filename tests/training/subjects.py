@@ -1,7 +1,7 @@
 """A subject and rows of random ids for tests of the loop, and a loop that keeps its folder in a temporary place."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -10,16 +10,17 @@ import tiny_models
 from lorica.config.schema import TrainConfig
 from lorica.data import Example
 from lorica.lora import attach
+from lorica.training.feed import Step, make_step
 from lorica.training.loop import Loop, LoopSettings
 from lorica.training.run_folder import RunFolder
 from lorica.training.subject import Subject, subject_of
 
 
-def adapted(recompute: bool = False, **lora: Any) -> Subject:
+def adapted(recompute: bool = False, engine: Literal["auto", "plain"] = "auto", **lora: Any) -> Subject:
     """A tiny Llama with an adapter whose every value was moved away from its start."""
     model = tiny_models.llama()
     adapter = tiny_models.randomise(attach(model, **{"r": 3, "alpha": 5, **lora}))
-    return subject_of(model, adapter, recompute)
+    return subject_of(model, adapter, recompute, engine)
 
 
 def random_examples(count: int = 8, seed: int = 0) -> list[Example]:
@@ -47,10 +48,15 @@ def loop_of(subject: Subject, examples: list[Example], folder: Path, **options: 
     return Loop(subject, examples, config, LoopSettings(**settings), RunFolder(folder), **watching)
 
 
+def whole_step(loop: Loop, number: int = 0) -> Step:
+    """Step `number` over all rows, in their order."""
+    rows = list(range(len(loop.examples)))
+    return make_step(loop.examples, rows, loop.settings.tokens_per_microbatch, number)
+
+
 def gradients(loop: Loop, step: int = 0) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of one step over all rows, in their order; nothing is applied."""
-    rows = list(range(len(loop.examples)))
-    loss, _ = loop.accumulate(loop.examples, rows, step)
+    loss = loop.accumulate(whole_step(loop, step))
     found = {name: p.grad.clone() for name, p in loop.subject.parameters.items() if p.grad is not None}
     loop.optimiser.zero_grad()
     return loss, found

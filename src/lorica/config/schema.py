@@ -148,6 +148,9 @@ class SystemConfig(Section):
     checkpointing: Literal["auto", "none", "full"] = Field(
         "auto", description="Recompute activations in the backward pass instead of keeping them: less memory, more time"
     )
+    engine: Literal["auto", "plain"] = Field(
+        "auto", description="auto fuses the layers it knows and takes the loss in chunks; plain is the model's own code"
+    )
     threads: Annotated[int, Field(ge=1, le=4096)] | Auto = Field("auto", description="CPU threads of torch")
     checkpoint_every: Count | Auto = Field("auto", description="Steps between checkpoints that a run can resume from")
     keep_checkpoints: Annotated[int, Field(ge=1, le=10_000)] = Field(

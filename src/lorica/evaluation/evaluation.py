@@ -18,6 +18,7 @@ from lorica.evaluation.forgetting import GeneralLoss, general_loss, read_general
 from lorica.evaluation.generation import generate, stop_tokens
 from lorica.evaluation.metrics import MetricResult, check_metric, measure
 from lorica.evaluation.scores import Scores, score
+from lorica.training.engine import Engine
 
 StageProgress = Callable[[str, int, int], None]
 
@@ -70,6 +71,7 @@ def evaluate(
     max_length: int = 512,
     stop_ids: Sequence[int] | None = None,
     progress: StageProgress | None = None,
+    engine: Engine | None = None,
 ) -> Evaluation:
     """Measures the model as it stands (adapter on or off is the caller's choice) on held-out rows.
 
@@ -80,6 +82,7 @@ def evaluate(
         forgetting: "auto", the path of a text, or None; its passages are cut at `max_length` tokens.
         stop_ids: what ends a turn; by default the tokenizer's and the model's end tokens.
         progress: called with (stage, done, total).
+        engine: computes the losses; None is the model's own forward pass. Answers are the model's in any case.
 
     Raises:
         ValueError: unknown metric, a metric function that fails (names the row), an unreadable general text.
@@ -92,9 +95,10 @@ def evaluate(
     answers = _answer(model, tokenizer, asked, max_new_tokens, stops, _stage(progress, "answers"))
     general = None
     if text is not None:
-        general = general_loss(model, tokenizer, text, max_length, capacity, device, _stage(progress, "general text"))
+        stage = _stage(progress, "general text")
+        general = general_loss(model, tokenizer, text, max_length, capacity, device, stage, engine)
     return Evaluation(
-        scores=score(model, rows, capacity, device, _stage(progress, "held-out rows")) if rows else None,
+        scores=score(model, rows, capacity, device, _stage(progress, "held-out rows"), engine) if rows else None,
         answers=answers,
         metrics=[measure(name, answers) for name in metrics] if answers else [],
         general=general,

@@ -20,6 +20,7 @@ import torch
 from lorica.data.examples import Example
 from lorica.evaluation.bootstrap import ratio
 from lorica.evaluation.scores import Progress, Scores, score
+from lorica.training.engine import Engine
 
 LIMIT_BYTES = 200_000
 
@@ -73,12 +74,13 @@ def general_loss(
     capacity: int,
     device: torch.device | str,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> GeneralLoss:
-    """Scores every passage, cut where needed into pieces of at most `max_length` tokens."""
+    """Scores every passage, cut where needed into pieces of at most `max_length` tokens. `engine` as in `score`."""
     pieces = [piece for passage in text.passages for piece in _fitting(passage, tokenizer, max_length)]
     examples = [_example(piece, number, tokenizer) for number, piece in enumerate(pieces, start=1)]
     counts = [_predicted_bytes(piece, example, tokenizer) for piece, example in zip(pieces, examples, strict=True)]
-    scores = score(model, examples, capacity, device, progress)
+    scores = score(model, examples, capacity, device, progress, engine)
     return GeneralLoss(text.name, scores, np.array(counts, dtype=np.float64), text.bytes_left_aside)
 
 

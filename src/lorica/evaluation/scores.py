@@ -13,7 +13,7 @@ import torch
 from lorica.data.batches import microbatches
 from lorica.data.examples import Example
 from lorica.evaluation.bootstrap import MINIMUM_PAIRS, ratio
-from lorica.training.loss import token_losses
+from lorica.training.engine import Engine, PlainEngine
 
 Progress = Callable[[int, int], None]
 
@@ -81,16 +81,20 @@ def score(
     capacity: int,
     device: torch.device | str,
     progress: Progress | None = None,
+    engine: Engine | None = None,
 ) -> Scores:
     """Scores every row, packed into microbatches of at most `capacity` tokens (a longer row gets its own).
 
-    Sums are accumulated in float64. The model's train/eval state is put back afterwards.
+    `engine` computes the model's losses; None is the model's own forward pass. Sums are accumulated in float64. The
+    model's train/eval state is put back afterwards.
     """
+    engine = engine or PlainEngine(model)
     totals = np.zeros((len(examples), 4))
     batches = microbatches(list(examples), capacity)
     with evaluating(model), torch.inference_mode():
         for done, batch in enumerate(batches, start=1):
-            losses, correct = token_losses(model, batch.to(device))
+            batch = batch.to(device)
+            losses, correct = engine.token_losses(batch)
             weights = batch.weights.double().cpu()
             # float64 only after the move: some devices do not have it.
             columns = [losses.cpu().double() * weights, weights, correct.cpu().double() * weights]

@@ -71,7 +71,7 @@ class Adapter:
         """After a backward pass: the adapted modules that took no part in it. They are not in the computation of this
         data (a vision tower, an expert no token chose), or the model reads their weights without calling them."""
         trained = {name: [p for p in part.parameters() if p.requires_grad] for name, part in self.parts()}
-        return [name for name, parameters in trained.items() if all(p.grad is None for p in parameters)]
+        return [name for name, parts in trained.items() if all(p.grad is None or not p.grad.any() for p in parts)]
 
     def state(self) -> dict[str, Tensor]:
         """Everything a training checkpoint needs: the parameters and the frozen start pairs, by name."""

@@ -52,7 +52,8 @@ def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
     adapter = attach(prepared.base, config.lora, seed=config.train.seed) if config.method == "lora" else None
     for note in adapter.notes if adapter is not None else []:
         watcher.notice(note)
-    subject = subject_of(prepared.base.model, adapter, recompute=config.system.checkpointing == "full")
+    recompute = config.system.checkpointing == "full"
+    subject = subject_of(prepared.base.model, adapter, recompute, config.system.engine)
     watcher.notice(_description(subject, prepared))
     return subject
 
@@ -83,7 +84,8 @@ def _description(subject: Subject, prepared: Prepared) -> str:
     total = sum(parameter.numel() for parameter in prepared.base.model.parameters())
     share = subject.trainable_parameters() / total
     what = f"{len(subject.adapter.layers)} modules adapted" if subject.adapter is not None else "full fine-tuning"
-    return f"{what}: {subject.trainable_parameters():,} trained parameters ({share:.2%} of {total:,})"
+    trained = f"{subject.trainable_parameters():,} trained parameters ({share:.2%} of {total:,})"
+    return f"{what}: {trained}; {subject.engine.description}"
 
 
 def _measure_before(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watcher) -> Evaluation | None:
@@ -119,6 +121,7 @@ def _measure(prepared: Prepared, subject: Subject, watcher: Watcher) -> Evaluati
             max_length=min(512, config.data.max_length),
             stop_ids=sorted(prepared.base.stop_ids),
             progress=watcher.stage,
+            engine=subject.engine,
         )
 
 
@@ -128,7 +131,8 @@ def _train(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watche
 
     def held_out_loss() -> float:
         with subject.evaluating():
-            return score(prepared.base.model, prepared.held_out, prepared.capacity, subject.device).loss
+            engine = subject.engine
+            return score(prepared.base.model, prepared.held_out, prepared.capacity, subject.device, engine=engine).loss
 
     with Trackers(config.system.trackers, run, settings_with_origins(prepared.resolved)) as trackers:
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from lorica.data.batches import microbatches
 from lorica.data.examples import Example
 from lorica.data.findings import listing
-from lorica.training.loss import token_losses
+from lorica.training.feed import Step
 from lorica.training.subject import Subject
 
 
@@ -27,12 +27,12 @@ class NonFiniteError(ValueError):
         )
 
 
-def rows_not_finite(subject: Subject, chosen: list[Example], rows: list[int], seed: int, step: int) -> list[str]:
-    """Sources of the rows that alone give a loss or gradient that is not finite. Arguments as in the loop's step."""
+def rows_not_finite(subject: Subject, step: Step, seed: int) -> list[str]:
+    """Sources of the step's rows that alone give a loss or gradient that is not finite."""
     return [
         example.source
-        for row, example in zip(rows, chosen, strict=True)
-        if not _is_finite(subject, example, row, seed, step)
+        for row, example in zip(step.rows, step.examples, strict=True)
+        if not _is_finite(subject, example, row, seed, step.number)
     ]
 
 
@@ -40,9 +40,7 @@ def _is_finite(subject: Subject, example: Example, row: int, seed: int, step: in
     [batch] = microbatches([example], len(example.input_ids))
     batch = batch.to(subject.device)
     subject.prepare(batch, [row], seed, step)
-    losses, _ = token_losses(subject.model, batch)
-    gradients = torch.autograd.grad(
-        (losses * batch.weights).sum(), list(subject.parameters.values()), allow_unused=True
-    )
-    tensors: list[Tensor] = [losses, *(gradient for gradient in gradients if gradient is not None)]
+    loss = subject.engine.loss(batch, batch.weights)
+    gradients = torch.autograd.grad(loss, list(subject.parameters.values()), allow_unused=True)
+    tensors: list[Tensor] = [loss, *(gradient for gradient in gradients if gradient is not None)]
     return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

@@ -8,21 +8,19 @@ resumes bit for bit.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lorica.config.schema import TrainConfig
-from lorica.data.batches import microbatches
 from lorica.data.examples import Example
-from lorica.data.order import step_rows
 from lorica.training.checkpoint import Progress, load_newest, save_checkpoint
+from lorica.training.feed import Feed, Step
 from lorica.training.guard import NonFiniteError, rows_not_finite
 from lorica.training.interrupt import Interrupted, stop_on_signal
-from lorica.training.loss import token_losses
-from lorica.training.optimiser import build_optimiser, optimiser_state, restore_optimiser, set_learning_rate
+from lorica.training.optimiser import Optimiser
 from lorica.training.run_folder import RunFolder
 from lorica.training.schedule import learning_rate_factor, warmup_steps
 from lorica.training.subject import Subject
@@ -49,7 +47,7 @@ class Loop:
     metrics.jsonl."""
 
     subject: Subject
-    examples: list[Example]
+    examples: Sequence[Example]
     config: TrainConfig
     settings: LoopSettings
     run: RunFolder
@@ -58,7 +56,10 @@ class Loop:
     notice: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self.optimiser = build_optimiser(self.subject.parameters, self.config, self.settings.lr)
+        joined = self.subject.adapter is not None
+        self.optimiser = Optimiser(self.subject.parameters, self.config, self.settings.lr, joined)
+        capacity = self.settings.tokens_per_microbatch
+        self.feed = Feed(self.examples, self.config.batch_size, capacity, self.config.seed)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
@@ -70,7 +71,7 @@ class Loop:
         Raises Interrupted after a signal (with a full checkpoint written), NonFiniteError, OSError if a file cannot be
         written.
         """
-        with stop_on_signal() as request:
+        with stop_on_signal() as request, self.feed:
             self.resume()
             while self.progress.step < self.settings.steps and not self.stopped_early():
                 self.step()
@@ -85,48 +86,40 @@ class Loop:
         return self.progress
 
     def step(self) -> None:
-        started, number = time.perf_counter(), self.progress.step
-        rows = step_rows(len(self.examples), self.config.batch_size, number, self.config.seed)
-        chosen = [self.examples[row] for row in rows]
-        loss, tokens = self.accumulate(chosen, rows, number)
-        norm = self.clip()
+        started = time.perf_counter()
+        step = self.feed.step(self.progress.step)
+        loss = self.accumulate(step)
+        norm = self.optimiser.clip(self.config.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            culprits = rows_not_finite(self.subject, chosen, rows, self.config.seed, number)
-            raise NonFiniteError(number + 1, loss, norm, culprits, len(rows))
-        if number == 0:
+            culprits = rows_not_finite(self.subject, step, self.config.seed)
+            raise NonFiniteError(step.number + 1, loss, norm, culprits, len(step.rows))
+        if step.number == 0:
             self.notice_untrained()
-        warmup = warmup_steps(self.settings.steps, self.config.warmup)
-        factor = learning_rate_factor(number, self.settings.steps, self.config.schedule, warmup)
-        lr = set_learning_rate(self.optimiser, factor)
+        lr = self.optimiser.set_learning_rate(self.learning_rate_factor(step.number))
         self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimiser.zero_grad()
         seconds = time.perf_counter() - started
-        self.count(loss, tokens, seconds)
+        self.count(loss, step.tokens, seconds)
         epoch = self.progress.step * self.config.batch_size / len(self.examples)
         self.record(
-            {"step": number + 1, "epoch": epoch, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": tokens}
-            | {"seconds": self.progress.seconds, "tokens_per_second": tokens / seconds}
+            {"step": step.number + 1, "epoch": epoch, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": step.tokens}
+            | {"seconds": self.progress.seconds, "tokens_per_second": step.tokens / seconds}
         )
 
-    def accumulate(self, chosen: list[Example], rows: list[int], number: int) -> tuple[float, int]:
-        """Gradients of the step's loss, microbatch by microbatch; returns the loss (nats a token) and the tokens
-        seen."""
-        weight = sum(weight for example in chosen for weight in example.weights)
+    def accumulate(self, step: Step) -> float:
+        """Gradients of the step's loss, microbatch by microbatch; returns the loss (nats a token)."""
         total = torch.zeros((), device=self.subject.device)
-        batches = microbatches(chosen, self.settings.tokens_per_microbatch)
-        for batch in batches:
+        for batch in step.batches:
             batch = batch.to(self.subject.device)
-            self.subject.prepare(batch, rows, self.config.seed, number)
-            losses, _ = token_losses(self.subject.model, batch)
-            loss = (losses * batch.weights).sum() / weight
+            self.subject.prepare(batch, step.rows, self.config.seed, step.number)
+            loss = self.subject.engine.loss(batch, batch.weights / step.weight)
             loss.backward()
             total += loss.detach()
-        return float(total), sum(batch.input_ids.numel() for batch in batches)
+        return float(total)
 
-    def clip(self) -> float:
-        """Clip the gradient to `max_grad_norm`; returns its norm before."""
-        limit = self.config.max_grad_norm if self.config.max_grad_norm is not None else math.inf
-        return float(torch.nn.utils.clip_grad_norm_(self.subject.parameters.values(), limit))
+    def learning_rate_factor(self, number: int) -> float:
+        warmup = warmup_steps(self.settings.steps, self.config.warmup)
+        return learning_rate_factor(number, self.settings.steps, self.config.schedule, warmup)
 
     def notice_untrained(self) -> None:
         """Say which parts of the adapter the data does not reach: a vision tower, experts that no token chose."""
@@ -172,8 +165,7 @@ class Loop:
     def save(self) -> None:
         if self.saved_step == self.progress.step:
             return
-        moments = optimiser_state(self.optimiser, self.subject.parameters)
-        parts = {"trained": self.subject.state(), "optimiser": moments, "best": self.best}
+        parts = {"trained": self.subject.state(), "optimiser": self.optimiser.state(), "best": self.best}
         tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
         save_checkpoint(self.run.checkpoints, self.progress, tensors, self.settings.keep_checkpoints)
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
@@ -189,6 +181,6 @@ class Loop:
                 part, _, name = key.partition("/")
                 parts[part][name] = tensor
             self.subject.restore(parts["trained"])
-            restore_optimiser(self.optimiser, self.subject.parameters, parts["optimiser"])
+            self.optimiser.restore(parts["optimiser"])
             self.best = {name: tensor.to(self.subject.device) for name, tensor in parts["best"].items()}
         self.run.truncate_metrics(self.progress.step)

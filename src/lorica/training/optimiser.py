@@ -1,48 +1,90 @@
 """AdamW over the trained parameters, with LoRA+'s separate learning rate for B (Hayou et al. 2024,
 arXiv:2402.12354)."""
 
+import math
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 
 from lorica.config.schema import TrainConfig
+from lorica.training.buffers import Buffer, join
 
 
-def build_optimiser(parameters: dict[str, nn.Parameter], config: TrainConfig, lr: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), fused. Groups keep their peak rate in `peak_lr`; `lr` is set each step."""
-    up = [p for name, p in parameters.items() if name.endswith(".lora_B")]
-    others = [p for name, p in parameters.items() if not name.endswith(".lora_B")]
-    groups = [(others, lr), (up, lr * config.loraplus_lr_ratio)]
-    return torch.optim.AdamW(
-        [{"params": members, "lr": rate, "peak_lr": rate} for members, rate in groups if members],
-        betas=config.betas,
-        eps=config.eps,
-        weight_decay=config.weight_decay,
-        fused=all(p.device.type in ("cpu", "cuda") for p in parameters.values()),
-    )
+class Optimiser:
+    """AdamW (Loshchilov & Hutter 2019), fused, with clipping by the norm of all gradients.
+
+    With `joined`, parameters of one learning rate share a buffer, and a step is one kernel for each rate however many
+    layers there are; one that the data does not reach then has a gradient of zero rather than none. Without, which is
+    for the weights of a whole model, nothing is copied and such a parameter is left alone.
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], config: TrainConfig, lr: float, joined: bool) -> None:
+        groups = _by_rate(parameters, lr, config.loraplus_lr_ratio)
+        self.joined = joined
+        self.buffers = [(rate, _buffers(members, joined)) for rate, members in groups]
+        self.adamw = torch.optim.AdamW(
+            [{"params": [b.value for b in buffers], "lr": rate, "peak_lr": rate} for rate, buffers in self.buffers],
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=all(p.device.type in ("cpu", "cuda") for p in parameters.values()),
+        )
+
+    def all_buffers(self) -> list[Buffer]:
+        return list(chain.from_iterable(buffers for _, buffers in self.buffers))
+
+    def clip(self, limit: float | None) -> float:
+        """Scale the gradient down to a norm of `limit`; returns its norm before. Waits for the device."""
+        values = [buffer.value for buffer in self.all_buffers()]
+        return float(torch.nn.utils.clip_grad_norm_(values, math.inf if limit is None else limit))
+
+    def set_learning_rate(self, factor: float) -> float:
+        """Scale every group's peak rate; returns the first group's rate, which is A's."""
+        for group in self.adamw.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+        return float(self.adamw.param_groups[0]["lr"])
+
+    def step(self) -> None:
+        self.adamw.step()
+
+    def zero_grad(self) -> None:
+        self.adamw.zero_grad(set_to_none=not self.joined)
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments by parameter name: "exp_avg/NAME", "exp_avg_sq/NAME", "step/NAME". Empty before the first
+        step."""
+        state: dict[str, Tensor] = {}
+        for buffer in self.all_buffers():
+            for key, value in self.adamw.state.get(buffer.value, {}).items():
+                parts = buffer.views(value) if value.dim() else dict.fromkeys(buffer.members, value)
+                state |= {f"{key}/{name}": part for name, part in parts.items()}
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state` gave, bit for bit."""
+        for buffer in self.all_buffers():
+            if not any(f"step/{name}" in state for name in buffer.members):
+                continue
+            held = self.adamw.state[buffer.value]
+            for key in ("exp_avg", "exp_avg_sq"):
+                held[key] = torch.zeros_like(buffer.value)
+                for name, part in buffer.views(held[key]).items():
+                    part.copy_(state[f"{key}/{name}"])
+            # AdamW's step counter stays where the fused kernel wants it: beside the parameter.
+            held["step"] = state[f"step/{next(iter(buffer.members))}"].to(buffer.value.device).clone()
 
 
-def set_learning_rate(optimiser: torch.optim.Optimizer, factor: float) -> float:
-    """Scale every group's peak rate; returns the first group's rate."""
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak_lr"] * factor
-    return float(optimiser.param_groups[0]["lr"])
+def _by_rate(
+    parameters: dict[str, nn.Parameter], lr: float, ratio: float
+) -> list[tuple[float, dict[str, nn.Parameter]]]:
+    """Groups of a learning rate; A and everything else come before B."""
+    if ratio == 1.0:
+        return [(lr, parameters)]
+    up = {name: p for name, p in parameters.items() if name.endswith(".lora_B")}
+    others = {name: p for name, p in parameters.items() if name not in up}
+    return [(rate, members) for rate, members in ((lr, others), (lr * ratio, up)) if members]
 
 
-def optimiser_state(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The moments by parameter name: "exp_avg/NAME", "exp_avg_sq/NAME", "step/NAME". Empty before the first step."""
-    state: dict[str, Tensor] = {}
-    for name, parameter in parameters.items():
-        for key, value in optimiser.state.get(parameter, {}).items():
-            state[f"{key}/{name}"] = value
-    return state
-
-
-def restore_optimiser(
-    optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: dict[str, Tensor]
-) -> None:
-    """Put back what `optimiser_state` gave, bit for bit."""
-    for key, value in state.items():
-        kind, _, name = key.partition("/")
-        parameter = parameters[name]
-        # AdamW's step counter stays where the fused kernel wants it: beside the parameter.
-        optimiser.state[parameter][kind] = value.to(parameter.device).clone()
+def _buffers(members: dict[str, nn.Parameter], joined: bool) -> list[Buffer]:
+    return [join(members)] if joined else [Buffer({name: p}, {name: 0}, p) for name, p in members.items()]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +12,19 @@ from lorica.data.batches import Batch
 from lorica.lora import Adapter
 from lorica.lora.dropout import token_keys
 from lorica.models.fingerprint import checksum
+from lorica.training.engine import Engine, PlainEngine, choose_engine
 
 
 @dataclass
 class Subject:
     """`adapter` is None for full fine-tuning. The model is in evaluation mode throughout: the base's own dropout would
-    make a result depend on how a step was cut; the adapter's dropout depends on tokens alone."""
+    make a result depend on how a step was cut; the adapter's dropout depends on tokens alone. `engine` computes the
+    loss."""
 
     model: nn.Module
     adapter: Adapter | None
     parameters: dict[str, nn.Parameter]
+    engine: Engine
 
     @property
     def device(self) -> torch.device:
@@ -70,18 +73,21 @@ class Subject:
         return checksum(named[name] for name in sorted(named) if id(named[name]) not in trained)
 
 
-def subject_of(model: nn.Module, adapter: Adapter | None, recompute: bool = False) -> Subject:
+def subject_of(
+    model: nn.Module, adapter: Adapter | None, recompute: bool = False, engine: Literal["auto", "plain"] = "auto"
+) -> Subject:
     """Without an adapter everything of the model is trained. With `recompute`, only each decoder layer's input is kept,
     and the layer computed again in the backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174)."""
     if adapter is None:
         model.requires_grad_(True)
     parameters = adapter.named_parameters() if adapter is not None else dict(model.named_parameters())
-    subject = Subject(model.eval(), adapter, parameters)
+    subject = Subject(model.eval(), adapter, parameters, PlainEngine(model))
     if recompute:
         # Renamed in transformers 5.23, where the old name still works and warns.
         newer: Any = getattr(model, "activation_checkpointing_enable", None)
         enable: Any = newer or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     with subject.evaluating():
-        pass  # leaves the subject in training mode
-    return subject
+        if engine == "auto":
+            subject.engine = choose_engine(model, adapter)
+    return subject  # in training mode

@@ -1,0 +1,100 @@
+"""How the loss of a microbatch is computed: by the model as transformers wrote it, or with the loss in chunks, over the
+model's own layers or the lean ones. The result is the same; `choose_engine` picks the leanest that gives it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lorica.data.batches import Batch, microbatches
+from lorica.data.examples import Example
+from lorica.lora import Adapter
+from lorica.training.head import LossHead, find_head
+from lorica.training.loss import accepts, token_losses
+
+# Losses of the same documents, computed in another order; a wrong mask, scale or norm differs by far more.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
+
+
+class Engine(Protocol):
+    """Computes the loss of a model as it stands: with its adapter, or without where that is switched off."""
+
+    @property
+    def description(self) -> str:
+        """What the user is told of it."""
+
+    def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
+        """`sum(coefficients * losses)` () fp32 over the batch's supervised tokens, to be differentiated."""
+
+    def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood (nats, fp32) and argmax hit (bool) of each supervised token."""
+
+
+@dataclass(frozen=True)
+class PlainEngine:
+    """The model's own forward pass, logits and all: the reference."""
+
+    model: nn.Module
+    description: str = "plain path"
+
+    def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
+        return (token_losses(self.model, batch)[0] * coefficients).sum()
+
+    def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return token_losses(self.model, batch)
+
+
+@dataclass(frozen=True)
+class HeadedEngine:
+    """`hidden` gives the final hidden states (tokens, hidden) of a packed row, and `head` their loss."""
+
+    hidden: Callable[[Batch], Tensor]
+    head: LossHead
+    description: str
+
+    def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
+        return self.head.loss(self.supervised(batch), batch.labels, coefficients)
+
+    def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.head.token_losses(self.supervised(batch), batch.labels)
+
+    def supervised(self, batch: Batch) -> Tensor:
+        return self.hidden(batch).index_select(0, batch.predict_at)
+
+
+def choose_engine(model: nn.Module, adapter: Adapter | None) -> Engine:
+    """The leanest engine that gives this model's own losses, with the model as it stands: evaluation mode."""
+    head = find_head(model)
+    if isinstance(head, str):
+        return PlainEngine(model, f"plain path: {head}")
+    if getattr(model, "base_model", model) is model:
+        return PlainEngine(model, "plain path: the model names no part that gives its hidden states")
+    engine = HeadedEngine(lambda batch: own_hidden(model, batch), head, "the model's own layers, loss in chunks")
+    difference = loss_difference(model, engine)
+    if difference > TOLERANCE[next(model.parameters()).dtype]:
+        return PlainEngine(model, f"plain path: the loss in chunks differs by {difference:.1e} from the model's own")
+    return engine
+
+
+def own_hidden(model: nn.Module, batch: Batch) -> Tensor:
+    """The final hidden states (tokens, hidden) by the model's own layers."""
+    body: Any = model.base_model
+    wanted: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
+    arguments = {name: value for name, value in wanted.items() if accepts(body, name)}
+    hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state[0]
+    return hidden
+
+
+@torch.no_grad()
+def loss_difference(model: nn.Module, engine: Engine) -> float:
+    """The largest difference of any token's loss from the model's own, over two packed documents."""
+    device = next(model.parameters()).device
+    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    generator = torch.Generator().manual_seed(0)
+    ids = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in (13, 6)]
+    [batch] = microbatches([Example("", tokens, [0.0] + [1.0] * (len(tokens) - 1)) for tokens in ids], 19)
+    batch = batch.to(device)
+    found, expected = engine.token_losses(batch)[0], token_losses(model, batch)[0]
+    return float(((found - expected).abs() / expected.clamp_min(1.0)).max())
