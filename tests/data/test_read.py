@@ -21,22 +21,22 @@ def test_findings_count_and_name_rows(chatml: Any, write: Any) -> None:
     rows = [chat("a", "b"), chat("a", "b"), *idle, chat("e", ""), chat("f", "g")]
     read = read_examples(write(rows), chatml, 100)
     lines = {finding.name: [row.rsplit(":", 1)[1] for row in finding.rows] for finding in read.findings}
-    assert lines == {"duplicate": ["2"], "trains nothing": ["3", "4"], "empty assistant turn": ["5"]}
+    assert lines == {"trains nothing": ["3", "4"], "empty assistant turn": ["5"], "duplicate": ["2"]}
     assert (read.rows, read.format, len(read.examples)) == (6, "messages", 4)
-    assert str(read.findings[0]).startswith("empty assistant turn: 1 row (")
+    assert str(read.findings[1]).startswith("empty assistant turn: 1 row (")
 
 
 def test_all_rows_without_training_is_an_error(chatml: Any, write: Any) -> None:
-    with pytest.raises(ValueError, match=r"None of the 2 rows trains anything \(first: .*rows.jsonl:1\)"):
+    with pytest.raises(ValueError, match=r"nothing to train: 2 rows \(.*rows.jsonl:1.*None of the 2 rows trains"):
         read_examples(write([chat("a"), chat("b")]), chatml, 100)
 
 
 def test_truncation_that_leaves_nothing_to_train_is_counted(chatml: Any, write: Any) -> None:
     rows = [chat("a", "b"), chat("the cat sat on the mat " * 20, "b")]
     read = read_examples(write(rows, too_long="truncate"), chatml, 30)
-    assert [finding.name for finding in read.findings] == ["too long, truncate", "trains nothing"]
+    assert [finding.name for finding in read.findings] == ["truncation", "trains nothing", "made to fit"]
     assert len(read.examples) == 1 and read.rows == 2
-    with pytest.raises(ValueError, match="1 of 2 examples are longer than max_length = 30"):
+    with pytest.raises(ValueError, match="1 of 2 examples are longer than max_length = 30 tokens"):
         read_examples(write(rows), chatml, 30)
 
 
@@ -105,7 +105,11 @@ def test_real_sets(shared: Path, qwen: Any, write: Any, name: str) -> None:
     rows = rows_of(shared, name)
     read = read_examples(write(rows), qwen, 32_768)
     assert read.rows == len(rows)
-    assert {finding.name for finding in read.findings} <= {"duplicate", "trains nothing"}
+    assert {finding.name for finding in read.findings} <= {
+        "duplicate",
+        "trains nothing",
+        "several answers to one prompt",
+    }
     answers = [text for row in rows for text in ([row["completion"]] if "completion" in row else _answers(row))]
     trained = [id for one in read.examples for id, weight in zip(one.input_ids, one.weights, strict=True) if weight]
     assert qwen.decode(trained) == "".join(answer + "<|im_end|>" for answer in answers)

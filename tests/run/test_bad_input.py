@@ -71,7 +71,7 @@ def _all_too_long(folder: Path) -> None:
         (_empty, r"rows\.jsonl holds no rows"),
         (_broken_line, r"rows\.jsonl:7"),
         (_row_without_fields, r"rows\.jsonl:5"),
-        (_all_too_long, r"1 of 1 examples are longer than max_length = 96 tokens: .*rows\.jsonl:1"),
+        (_all_too_long, r"rows\.jsonl:1\)\. 1 of 1 examples are longer than max_length = 96 tokens"),
     ],
 )
 def test_data(settings: Settings, tmp_path: Path, spoil: Callable[[Path], None], told: str) -> None:
@@ -169,7 +169,7 @@ def test_model_that_is_not_there(settings: Settings, tmp_path: Path) -> None:
 
 def test_tokens_beyond_the_vocabulary(settings: Settings, tmp_path: Path) -> None:
     base = write_base(tmp_path / "small", vocab_size=280)
-    told = refused(settings(model=str(base)), r"rows\.jsonl:\d+: the tokenizer .* gives token \d+")
+    told = refused(settings(model=str(base)), r"rows\.jsonl:1, .*The tokenizer gives token \d+")
     assert "embeddings for 280 tokens" in told
     opened = open_for_answers(base)
     with pytest.raises(ValueError, match="the prompt: the tokenizer"):

@@ -5,18 +5,20 @@ the stop token.
 """
 
 from lorica.data.batches import Batch, microbatches
-from lorica.data.examples import Example, Examples
+from lorica.data.examples import Example
 from lorica.data.findings import Finding
 from lorica.data.order import step_rows
 from lorica.data.packing import pack
-from lorica.data.read import read_examples
+from lorica.data.read import Examples, read_examples
 from lorica.data.split import split_held_out
+from lorica.data.store import StoredExamples
 
 __all__ = [
     "Batch",
     "Example",
     "Examples",
     "Finding",
+    "StoredExamples",
     "microbatches",
     "pack",
     "read_examples",

@@ -9,8 +9,6 @@ import hashlib
 from array import array
 from dataclasses import dataclass
 
-from lorica.data.findings import Finding
-
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -40,13 +38,3 @@ class Example:
         digest = hashlib.blake2b(array("q", self.input_ids).tobytes(), digest_size=16)
         digest.update(array("d", self.weights).tobytes())
         return digest.digest()
-
-
-@dataclass(frozen=True)
-class Examples:
-    """What a source became: the examples, how many rows were read, as which format, and what was noticed."""
-
-    examples: list[Example]
-    rows: int
-    format: str
-    findings: list[Finding]

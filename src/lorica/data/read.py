@@ -1,66 +1,203 @@
-"""From the user's files to examples: rows -> records -> documents -> tokens, with everything noticed on the way."""
+"""From the user's data to examples: rows -> records -> documents -> tokens, with everything noticed on the way.
+
+Rows stream through in chunks and end in a file, so that memory does not grow with the data, and no row is lost on the
+way without a finding.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorica.data.examples import Example, Examples
-from lorica.data.findings import Findings
-from lorica.data.formats import Completion, Record, Text, read_records
-from lorica.data.lengths import fit_lengths
-from lorica.data.messages import Conversation
+from lorica.data.cache import RowCache
+from lorica.data.encoding import header
+from lorica.data.faults import SKIPPED
+from lorica.data.findings import Finding, Findings
+from lorica.data.formats import Record, read_records
+from lorica.data.gates import check_gates, judge, refuse
+from lorica.data.gates.gate import UNREADABLE
+from lorica.data.gates.together import look_at_all
+from lorica.data.gates.tokens import TokenGates
+from lorica.data.lengths import TOO_LONG, LengthPolicy
+from lorica.data.row_tokeniser import UNUSABLE, RowTokeniser, is_refused
 from lorica.data.rows import read_rows
+from lorica.data.store import ExampleWriter, StoredExamples
 from lorica.data.template import ChatTemplate
-from lorica.data.tokenise import Document, Span, Tokeniser
-from lorica.data.turns import Turn, served_turns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from lorica.config.schema import DataConfig
 
+NOTHING = "nothing to train"
+CHUNK = 256  # rows rendered, tokenised and looked up together
+TRUNCATION_LIMIT = 0.01
+UNUSABLE_DATA = (UNREADABLE, UNUSABLE, NOTHING, TOO_LONG)
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a source became: the examples, how many rows were read, as which format, and what was noticed.
+
+    `lengths` says what each policy for too long examples would cost.
+    """
+
+    examples: StoredExamples
+    rows: int
+    format: str
+    findings: list[Finding]
+    lengths: LengthPolicy
+
 
 def read_examples(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, max_length: int, stop_ids: Sequence[int] = ()
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    stop_ids: Sequence[int] = (),
+    *,
+    vocabulary: int | None = None,
+    cache: RowCache | None = None,
+    progress: Progress | None = None,
 ) -> Examples:
     """Reads `config.path` into examples whose supervised tokens are exactly those a server would have to generate.
 
     Args:
-        config: which files, their format, the length policy and the chat template.
+        config: the section of the configuration: which rows, their format, the length policy, the chat template, gates.
         tokenizer: the base's own; a fast one.
         max_length: tokens, in effect (`config.max_length`, or what "auto" came to).
         stop_ids: the ids on which the server stops (`eos_token_id` of the model's generation config), beside the
             tokenizer's eos_token.
+        vocabulary: how many tokens the model has embeddings for, if that is known.
+        cache: tokenised rows of earlier runs.
+        progress: told, now and then, how many rows were read.
 
     Raises:
-        ValueError: one paragraph that names the file and line, for anything that would spoil the training.
+        ValueError: rows cannot be read, rendered or tokenised, are too long, or none trains anything. Whatever else
+            would spoil a training is among the findings, as errors; a run refuses those too.
     """
-    findings = Findings()
-    records, format = read_records(read_rows(config.paths), config.format, findings)
-    documents = _documents(records, tokenizer, config.chat_template, stop_ids, findings)
-    examples = list(Tokeniser(tokenizer).examples(documents, findings))
-    examples = fit_lengths(examples, max_length, config.too_long, findings)
-    kept = _training(examples, records, findings)
-    _note_duplicates(kept, findings)
-    return Examples(kept, len(records), format, findings.all())
+    read = survey(config, tokenizer, max_length, stop_ids, vocabulary=vocabulary, cache=cache, progress=progress)
+    refuse([finding for finding in read.findings if finding.name in UNUSABLE_DATA])
+    return read
 
 
-def _documents(
-    records: list[Record],
+def survey(
+    config: DataConfig,
     tokenizer: PreTrainedTokenizerBase,
-    template_path: str | None,
-    stop_ids: Sequence[int],
-    findings: Findings,
-) -> Iterator[Document]:
-    template: ChatTemplate | None = None
+    max_length: int,
+    stop_ids: Sequence[int] = (),
+    *,
+    vocabulary: int | None = None,
+    cache: RowCache | None = None,
+    progress: Progress | None = None,
+) -> Examples:
+    """As `read_examples`, but what would spoil the training is among the findings, as errors.
+
+    Raises:
+        ValueError: the tokenizer is a slow one, or `config.gates` names none.
+    """
+    check_gates(config.gates)
+    findings = Findings()
+    rows = RowTokeniser(tokenizer, lambda: _template(tokenizer, config.chat_template, stop_ids, findings), cache)
+    lengths = LengthPolicy(max_length, config.too_long, tokenizer.bos_token_id)
+    reading = _Reading(rows, lengths, TokenGates(tokenizer, stop_ids, vocabulary, findings), findings, config.on_error)
+    format = config.format
+    try:
+        records, format = read_records(read_rows(config.path), config.format, findings)
+        for chunk in _chunks(records):
+            reading.take(chunk)
+            if progress is not None:
+                progress(reading.rows)
+    except ValueError as error:  # what was read until here is still told
+        findings.add_rows(UNREADABLE, [], 0, str(error))
+    examples = reading.finish()
+    found = judge(findings.all(), reading.rows, config.gates)
+    return Examples(examples, reading.rows, format, found, lengths)
+
+
+class _Reading:
+    """Rows on their way into the store."""
+
+    def __init__(
+        self, tokeniser: RowTokeniser, lengths: LengthPolicy, gates: TokenGates, findings: Findings, on_error: str
+    ) -> None:
+        self._tokeniser, self._lengths, self._gates, self._findings = tokeniser, lengths, gates, findings
+        self._refused = SKIPPED if on_error == "skip" else UNUSABLE
+        self._writer = ExampleWriter()
+        self.rows = self.seen = 0
+
+    def take(self, records: Sequence[Record]) -> None:
+        for record, row in self._tokeniser.rows(records):
+            for name, message in row.findings:
+                self._findings.add(self._refused if name == UNUSABLE else name, record.source, message)
+            trained = self._take_examples(row.examples, record.source)
+            if not trained and not is_refused(row):
+                self._findings.add(
+                    "trains nothing",
+                    record.source,
+                    "No token of it would be trained (no assistant turn, or weight 0, or cut off); dropped.",
+                )
+            self.rows += 1
+
+    def _take_examples(self, examples: list[bytes], source: str) -> bool:
+        """Whether anything of the row is trained."""
+        trained = False
+        for whole in examples:
+            self.seen += header(whole).supervised > 0
+            for encoded in self._lengths.fit(whole, source, self._findings):
+                if header(encoded).supervised:
+                    self._gates.look_at(encoded, source)
+                    self._writer.append(self.rows, source, encoded)
+                    trained = True
+        return trained
+
+    def finish(self) -> StoredExamples:
+        examples = self._writer.finish()
+        if not examples and self.rows:
+            self._note_nothing()
+        self._note_lengths()
+        self._gates.conclude()
+        look_at_all(examples, self._findings)
+        return examples
+
+    def _note_nothing(self) -> None:
+        self._findings.add_rows(
+            NOTHING,
+            self._findings.rows("trains nothing"),
+            self.rows,
+            f"None of the {self.rows:,} rows trains anything: there is no assistant turn or completion with a weight above "
+            "0 that fits. Check the roles, the weights and data.max_length.",
+        )
+
+    def _note_lengths(self) -> None:
+        costs, lengths = self._lengths.costs, self._lengths
+        if not costs.examples:
+            return
+        long = self._findings.rows(lengths.finding)
+        self._findings.add_rows(lengths.finding, long, costs.examples, lengths.message(self.seen))
+        lost = costs.of(lengths.too_long)
+        if lost > TRUNCATION_LIMIT * lengths.supervised:
+            self._findings.add_rows(
+                "truncation",
+                long,
+                costs.examples,
+                f"{lost:,} of {lengths.supervised:,} supervised tokens ({lost / lengths.supervised:.1%}) are lost to "
+                f"max_length = {lengths.max_length:,}. Raise data.max_length, choose data.too_long=split, or consent.",
+            )
+
+
+def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Some records at a time, from different places."""
+    chunk: dict[str, Record] = {}
     for record in records:
-        if isinstance(record, Conversation):
-            template = template or _template(tokenizer, template_path, stop_ids, findings)
-            for turns in served_turns(template, record, findings):
-                yield _chat_document(record.source, turns)
-        else:
-            yield _plain_document(record, tokenizer, findings)
+        if len(chunk) == CHUNK or record.source in chunk:
+            yield list(chunk.values())
+            chunk = {}
+        chunk[record.source] = record
+    if chunk:
+        yield list(chunk.values())
 
 
 def _template(
@@ -80,55 +217,3 @@ def _template(
             "Prompts hold the day on which they are rendered: a run resumed on another day reads other tokens.",
         )
     return template
-
-
-def _chat_document(source: str, turns: list[Turn]) -> Document:
-    return Document(source, turns[-1].text, [Span(len(t.prompt), len(t.text), t.weight) for t in turns])
-
-
-def _plain_document(record: Completion | Text, tokenizer: PreTrainedTokenizerBase, findings: Findings) -> Document:
-    """A prompt and completion joined as they stand, or a text; ended by eos_token, once."""
-    prompt, rest = ("", record.text) if isinstance(record, Text) else (record.prompt, record.completion)
-    if not rest:
-        findings.add("empty text", record.source, "Only the stop token is trained.")
-    eos = tokenizer.eos_token_id
-    if eos is None and isinstance(record, Completion):
-        raise ValueError(
-            f"{record.source}: the tokenizer has no eos_token, so the model would never learn to stop. Set one."
-        )
-    rest = rest.removesuffix(str(tokenizer.eos_token)) if eos is not None else rest
-    text = prompt + rest
-    return Document(
-        record.source,
-        text,
-        [Span(len(prompt), len(text), record.weight)],
-        prefix=True,
-        ending=() if eos is None else (eos,),
-        generative=isinstance(record, Completion),
-    )
-
-
-def _training(examples: list[Example], records: list[Record], findings: Findings) -> list[Example]:
-    """The examples that train something; the rows that do not are noted, and if that is all of them, refused."""
-    kept = [example for example in examples if example.supervised]
-    sources = {example.source for example in kept}
-    idle = [record.source for record in records if record.source not in sources]
-    for source in idle:
-        findings.add(
-            "trains nothing", source, "No token of it would be trained (no assistant turn, or weight 0); dropped."
-        )
-    if not kept:
-        raise ValueError(
-            f"None of the {len(records)} rows trains anything (first: {records[0].source}): there is no assistant turn "
-            "or completion with a weight above 0 that fits. Check the roles, the weights and data.max_length."
-        )
-    return kept
-
-
-def _note_duplicates(examples: list[Example], findings: Findings) -> None:
-    seen: set[bytes] = set()
-    for example in examples:
-        content = example.fingerprint()
-        if content in seen:
-            findings.add("duplicate", example.source, "The same tokens and weights as an earlier row; kept.")
-        seen.add(content)

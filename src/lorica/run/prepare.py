@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from lorica.config import Resolved, default_learning_rate, derive
-from lorica.config.schema import EvaluateConfig
-from lorica.data import Example, Finding, read_examples, split_held_out
+from lorica.config.schema import EvaluateConfig, RunConfig
+from lorica.data import Finding, StoredExamples
+from lorica.data.gates import check_gates, refuse
 from lorica.evaluation.metrics import check_metric
 from lorica.models import Base, load
 from lorica.models.fingerprint import hash_template
 from lorica.models.precision import choose_device
-from lorica.run.vocabulary import check_tokens
+from lorica.run.rows import RunRows, Server, read_rows
 from lorica.run.watch import Watcher
 from lorica.training.trackers import check_trackers
 
@@ -29,8 +30,8 @@ class Prepared:
 
     resolved: Resolved
     base: Base
-    training: list[Example]
-    held_out: list[Example]
+    training: StoredExamples
+    held_out: StoredExamples
     findings: list[Finding]
     format: str
     capacity: int  # tokens of a microbatch; 1 computes every row alone
@@ -41,6 +42,7 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
     """Load the base, read the rows, derive what is automatic. Raises ValueError for anything wrong with either."""
     config = resolved.config
     check_trackers(config.system.trackers)
+    check_gates(config.data.gates)
     for metric in metric_names(config.evaluate):
         check_metric(metric)
     if config.system.threads != "auto":
@@ -57,11 +59,24 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
     for note in base.notes:
         watcher.notice(note)
     resolved = _derive_model_values(resolved, base)
-    training, held_out, findings, format = _rows(resolved, base, watcher)
-    _use_template(config.data.chat_template, format, base, watcher)
+    rows = _rows(resolved.config, base, watcher)
+    _use_template(config.data.chat_template, rows.format, base, watcher)
     capacity = resolved.config.system.tokens_per_microbatch
     assert capacity != "auto"
-    return Prepared(_derive_out(resolved), base, training, held_out, findings, format, capacity)
+    return Prepared(_derive_out(resolved), base, rows.training, rows.held_out, rows.findings, rows.format, capacity)
+
+
+def _rows(config: RunConfig, base: Base, watcher: Watcher) -> RunRows:
+    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    rows = read_rows(config, Server(base.tokenizer, sorted(base.stop_ids), vocabulary), watcher)
+    refuse(rows.findings)
+    watcher.notice(f"read {rows.rows:,} rows as {rows.format}")
+    if config.evaluate.enabled and config.evaluate.every is not None and not rows.held_out:
+        raise ValueError(
+            f"evaluate.every is {config.evaluate.every}, but no rows are held out: {len(rows.training)} rows are too few "
+            "to share. Name a file of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3."
+        )
+    return rows
 
 
 def metric_names(evaluate: EvaluateConfig) -> list[str]:
@@ -144,36 +159,3 @@ def _derive_out(resolved: Resolved) -> Resolved:
     )  # a folder's generic last name says nothing
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     return derive(resolved, "out", f"runs/{name}-{rows}-{time}", "model, data and time")
-
-
-def _rows(resolved: Resolved, base: Base, watcher: Watcher) -> tuple[list[Example], list[Example], list[Finding], str]:
-    config = resolved.config
-    assert config.data.max_length is not None
-    stops = sorted(base.stop_ids)
-    read = read_examples(config.data, base.tokenizer, config.data.max_length, stops)
-    watcher.notice(f"read {read.rows:,} rows as {read.format}")
-    findings, training = list(read.findings), read.examples
-    held_out: list[Example] = []
-    if not config.evaluate.enabled:
-        pass
-    elif isinstance(config.evaluate.held_out, str) and config.evaluate.held_out != "auto":
-        other = config.data.model_copy(update={"path": config.evaluate.held_out})
-        more = read_examples(other, base.tokenizer, config.data.max_length, stops)
-        held_out, findings = more.examples, findings + more.findings + _overlap(training, more.examples)
-    else:
-        training, held_out = split_held_out(training, config.evaluate.held_out, config.train.seed)
-    for example in [*training, *held_out]:
-        check_tokens(base, example.input_ids, example.source)
-    if config.evaluate.enabled and config.evaluate.every is not None and not held_out:
-        raise ValueError(
-            f"evaluate.every is {config.evaluate.every}, but no rows are held out: {len(training)} rows are too few to "
-            "share. Name a file of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3."
-        )
-    return training, held_out, findings, read.format
-
-
-def _overlap(training: list[Example], held_out: list[Example]) -> list[Finding]:
-    trained = {example.fingerprint() for example in training}
-    both = [example.source for example in held_out if example.fingerprint() in trained]
-    message = "The same tokens and weights as a training row: the report on these rows measures memory."
-    return [Finding("held-out row in training", both, message)] if both else []

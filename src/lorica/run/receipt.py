@@ -2,14 +2,14 @@
 
 import hashlib
 import platform
-from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from lorica.config import Resolved, result_settings, value_of
-from lorica.data import Example
+from lorica.data import StoredExamples
 from lorica.files import hash_json
 from lorica.models import Base
 
@@ -17,7 +17,7 @@ _PACKAGES = ("lorica", "torch", "transformers", "tokenizers", "safetensors", "nu
 
 
 def receipt(
-    resolved: Resolved, base: Base, training: list[Example], held_out: list[Example], format: str
+    resolved: Resolved, base: Base, training: StoredExamples, held_out: StoredExamples, format: str
 ) -> dict[str, Any]:
     """Hashes of settings, base and data; versions; the machine. `format` is what the rows were read as."""
     return {
@@ -39,12 +39,9 @@ def settings_with_origins(resolved: Resolved) -> dict[str, dict[str, Any]]:
     return {key: {"value": values[key], "origin": origin} for key, origin in resolved.origins.items()}
 
 
-def hash_examples(examples: Iterable[Example]) -> str:
+def hash_examples(examples: StoredExamples) -> str:
     """SHA-256 over the token ids and weights of all rows, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(example.fingerprint())
-    return digest.hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(examples.fingerprints)).hexdigest()
 
 
 def machine(device: torch.device) -> dict[str, Any]:

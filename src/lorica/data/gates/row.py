@@ -1,0 +1,114 @@
+"""Gates that look at the text of one row. Each is a function that says what is wrong, or None."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lorica.data.formats import Completion, Record, Text
+from lorica.data.messages import Conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# The two- and three-byte UTF-8 sequences of Latin letters, punctuation and emoji, read as Windows-1252.
+MOJIBAKE = re.compile(r"[ÃÂ][\u0080-\u00bf]|â€[\u0080-\u00bf™œžšŸ˜“”•–—¦¢¡¹º]|ðŸ[\u0080-\u00bf™œžš˜“”•–—]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+WRITTEN_TURN = re.compile(
+    r"(?m)^(?:### ?(?:Response|Assistant)|(?:Assistant|ASSISTANT|Bot)) ?:|<\|im_start\|>assistant|<\|assistant\|>|\[/INST\]"
+)
+SHORT = 20  # characters; a completion may well begin with a prompt that is shorter
+
+
+def look_at(record: Record, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
+    """What the gates find in the text of a row: (name, message)."""
+    texts = list(_texts(record))
+    for name, message in (
+        ("replacement character", _replacement_character(texts)),
+        ("mojibake", _mojibake(texts)),
+        ("control character", _control_character(texts)),
+        ("completion repeats the prompt", _repeats_prompt(record)),
+        ("prompt runs into the completion", _runs_into(record)),
+        ("conversation as plain text", _written_out(record)),
+    ):
+        if message is not None:
+            yield name, message
+
+
+def _texts(record: Record) -> Iterator[str]:
+    if isinstance(record, Conversation):
+        yield from (message["content"] for message in record.messages if isinstance(message.get("content"), str))
+    elif isinstance(record, Completion):
+        yield from (record.prompt, record.completion)
+    elif isinstance(record, Text):
+        yield record.text
+
+
+def _replacement_character(texts: list[str]) -> str | None:
+    found = next((text for text in texts if "\ufffd" in text), None)
+    if found is None:
+        return None
+    return (
+        f"U+FFFD stands where bytes could not be decoded, for example in {_around(found, found.index(chr(0xFFFD)))!r}; "
+        "the model would learn to write it. Decode the source again with the right encoding."
+    )
+
+
+def _mojibake(texts: list[str]) -> str | None:
+    match = _first(MOJIBAKE, texts)
+    if match is None:
+        return None
+    return (
+        f"UTF-8 that was read as another encoding, for example {_around(match.string, match.start())!r}. Read the "
+        "source as UTF-8 (`text.encode('cp1252').decode('utf-8')` often mends it)."
+    )
+
+
+def _control_character(texts: list[str]) -> str | None:
+    match = _first(CONTROL, texts)
+    if match is None:
+        return None
+    return (
+        f"For example U+{ord(match.group()):04X} in {_around(match.string, match.start())!r}. Remove it if not meant."
+    )
+
+
+def _repeats_prompt(record: Record) -> str | None:
+    if not isinstance(record, Completion):
+        return None
+    prompt = record.prompt.strip()
+    if len(prompt) < SHORT or not record.completion.lstrip().startswith(prompt):
+        return None
+    return (
+        "The completion begins with the whole prompt, so the model would learn to repeat what it is asked. Cut it off."
+    )
+
+
+def _runs_into(record: Record) -> str | None:
+    if not isinstance(record, Completion) or not (record.prompt and record.completion):
+        return None
+    last, first = record.prompt[-1], record.completion[0]
+    if not (last.isalnum() and first.isalnum() and (last + first).isascii()):
+        return None
+    return (
+        f"{(record.prompt[-15:] + record.completion[:15])!r}: nothing separates prompt and completion. End prompts with a "
+        "line break, or begin completions with a space."
+    )
+
+
+def _written_out(record: Record) -> str | None:
+    if not isinstance(record, Text) or not (match := WRITTEN_TURN.search(record.text)):
+        return None
+    return (
+        f"{match.group()!r} looks like the turn of an assistant, but as plain text all turns are trained, the user's too. "
+        "Give `messages`, or `prompt` and `completion`."
+    )
+
+
+def _first(pattern: re.Pattern[str], texts: list[str]) -> re.Match[str] | None:
+    return next((match for text in texts if (match := pattern.search(text))), None)
+
+
+def _around(text: str, at: int) -> str:
+    return text[max(0, at - 12) : at + 12]

@@ -1,0 +1,61 @@
+"""Gates that compare examples with each other, by their content hashes and lengths alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lorica.data.findings import NAMED, Findings
+from lorica.data.store import StoredExamples
+
+LONG_SHARE, MANY = 0.1, 100
+
+
+def look_at_all(examples: StoredExamples, findings: Findings) -> None:
+    """Notes duplicates, prompts with several answers, and a row that outweighs all others."""
+    _note(_duplicates(examples), examples, findings)
+    _note(_several_answers(examples), examples, findings)
+    _note(_very_long(examples), examples, findings)
+
+
+def look_at_held_out(training: StoredExamples, held_out: StoredExamples, findings: Findings) -> None:
+    """Notes held-out examples, or their prompts, that are trained on too."""
+    trained = np.isin(held_out.contents, training.contents)
+    known_prompt = np.isin(held_out.prompts, training.prompts) & (held_out.prompts != 0)
+    same = "The same tokens and weights as a training row: the report on these rows measures memory."
+    prompt = "The prompt is trained on with another answer: the report on these rows may measure memory in part."
+    _note(("held-out row in training", np.flatnonzero(trained), same), held_out, findings)
+    _note(("held-out prompt in training", np.flatnonzero(known_prompt & ~trained), prompt), held_out, findings)
+
+
+def _note(found: tuple[str, np.ndarray, str], examples: StoredExamples, findings: Findings) -> None:
+    name, indices, message = found
+    if len(indices):
+        findings.add_rows(name, [examples.source(int(i)) for i in indices[:NAMED]], len(indices), message)
+
+
+def _duplicates(examples: StoredExamples) -> tuple[str, np.ndarray, str]:
+    _, first, inverse = np.unique(examples.contents, return_index=True, return_inverse=True)
+    # Parts of one row, and a row that its source's weight repeats, are no duplicates.
+    repeats = np.flatnonzero(examples.rows != examples.rows[first][inverse])
+    if len(first) == 1 and len(repeats):
+        message = "Every row has the same tokens and weights: the model would learn this one row by heart."
+        return "all rows identical", repeats, message
+    return "duplicate", repeats, "The same tokens and weights as an earlier row; kept."
+
+
+def _several_answers(examples: StoredExamples) -> tuple[str, np.ndarray, str]:
+    _, first = np.unique(examples.contents, return_index=True)
+    distinct = np.sort(first)
+    prompts = examples.prompts[distinct]
+    _, inverse, counts = np.unique(prompts, return_inverse=True, return_counts=True)
+    message = "Other rows have the same prompt and another answer; the model learns how often each comes."
+    return "several answers to one prompt", distinct[(counts[inverse] > 1) & (prompts != 0)], message
+
+
+def _very_long(examples: StoredExamples) -> tuple[str, np.ndarray, str]:
+    tokens = examples.tokens
+    if len(tokens) < MANY:
+        return "very long row", tokens[:0], ""
+    longest = np.flatnonzero(tokens > LONG_SHARE * tokens.sum())
+    message = f"It holds {tokens.max():,} of {tokens.sum():,} tokens; the median row has {int(np.median(tokens)):,}."
+    return "very long row", longest, message

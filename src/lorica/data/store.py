@@ -1,0 +1,151 @@
+"""Examples on disk that read as a sequence, so that a data set needs no memory but some fifty bytes a row.
+
+Encoded examples lie end to end in a temporary file that has no name and so vanishes with the process, however that
+ends. What is asked of all rows at once (lengths, hashes) is an array in memory. A run reads its rows from its own
+store and never from the cache: clearing or pruning the cache cannot touch a run.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from tempfile import TemporaryFile
+from threading import Lock
+from typing import IO, Any, overload
+
+import numpy as np
+
+from lorica.data.encoding import decode, encode, header
+from lorica.data.examples import Example
+
+# Columns: where the example begins in the file and its bytes, tokens, supervised tokens, the user's row it is of
+# (counted from 0), and the hash of its prompt (0 for plain text).
+_COLUMNS = {"start": "Q", "size": "I", "tokens": "I", "supervised": "I", "row": "I", "prompt": "Q"}
+
+
+class _File:
+    """Bytes of a file by place, for several threads (training makes its steps ahead in one)."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._lock = file, Lock()
+
+    def read(self, start: int, size: int) -> bytes:
+        with self._lock:
+            self._file.seek(start)
+            return self._file.read(size)
+
+
+class StoredExamples(Sequence[Example]):
+    """Examples in a file, in order; a part of them shares the file. Made by `ExampleWriter` or `store`."""
+
+    def __init__(self, file: _File, columns: dict[str, np.ndarray], chosen: np.ndarray) -> None:
+        self._file, self._columns, self._chosen = file, columns, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredExamples: ...
+    def __getitem__(self, index: int | slice) -> Example | StoredExamples:
+        if isinstance(index, slice):
+            return self.take(self._all()[index])
+        encoded, source = self.encoded(index)
+        return decode(encoded, source)
+
+    def encoded(self, index: int) -> tuple[bytes, str]:
+        """The encoded example and the place it came from."""
+        at = self._chosen[index]
+        data = self._file.read(int(self._columns["start"][at]), int(self._columns["size"][at]))
+        begin = 4 + int.from_bytes(data[:4], "little")
+        return data[begin:], data[4:begin].decode("utf-8", "surrogatepass")
+
+    def source(self, index: int) -> str:
+        """The place the example came from."""
+        return self.encoded(index)[1]
+
+    def take(self, indices: np.ndarray | Sequence[int]) -> StoredExamples:
+        """These examples, in the order of `indices`."""
+        return StoredExamples(self._file, self._columns, self._chosen[np.asarray(indices, dtype=np.int64)])
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """Tokens of each example, (examples,) int64."""
+        return self._column("tokens").astype(np.int64)
+
+    @property
+    def supervised(self) -> np.ndarray:
+        """Tokens with a loss of each example, (examples,) int64."""
+        return self._column("supervised").astype(np.int64)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The number of the user's row that each example is of, (examples,) uint32."""
+        return self._column("row")
+
+    @property
+    def prompts(self) -> np.ndarray:
+        """A hash of each example's prompt, 0 for plain text, (examples,) uint64."""
+        return self._column("prompt")
+
+    @property
+    def fingerprints(self) -> np.ndarray:
+        """`Example.fingerprint` of each example, (examples, 16) uint8."""
+        return self._column("fingerprint")
+
+    @property
+    def contents(self) -> np.ndarray:
+        """The first 64 bits of each fingerprint, (examples,) uint64: equal for equal tokens and weights."""
+        return np.ascontiguousarray(self.fingerprints[:, :8]).view("<u8").reshape(-1)
+
+    def _column(self, name: str) -> np.ndarray:
+        return self._columns[name][self._chosen]
+
+    def _all(self) -> np.ndarray:
+        return np.arange(len(self))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal to any sequence of equal examples."""
+        if not isinstance(other, Sequence) or isinstance(other, str) or len(other) != len(self):
+            return NotImplemented if not isinstance(other, Sequence) else False
+        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
+
+    def __repr__(self) -> str:
+        return f"StoredExamples({len(self):,} examples, {int(self.tokens.sum()):,} tokens)"
+
+
+class ExampleWriter:
+    """Appends encoded examples; `finish` makes them readable. Raises OSError where the disk is full."""
+
+    def __init__(self) -> None:
+        self._file: IO[bytes] = TemporaryFile(prefix="lorica-", buffering=1 << 20)  # noqa: SIM115 - closed with the store
+        self._columns: dict[str, Any] = {name: array(code) for name, code in _COLUMNS.items()}
+        self._fingerprints = bytearray()
+        self._end = 0
+
+    def append(self, row: int, source: str, encoded: bytes) -> None:
+        """Adds an example of the user's row number `row`."""
+        told, name = header(encoded), source.encode("utf-8", "surrogatepass")
+        self._file.write(b"".join((len(name).to_bytes(4, "little"), name, encoded)))
+        size = 4 + len(name) + len(encoded)
+        values = (self._end, size, told.tokens, told.supervised, row, told.prompt or 0)
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column.append(value)
+        self._fingerprints += told.fingerprint
+        self._end += size
+
+    def finish(self) -> StoredExamples:
+        """All that was appended, as a sequence."""
+        self._file.flush()
+        columns = {name: np.frombuffer(column, column.typecode) for name, column in self._columns.items()}
+        columns["fingerprint"] = np.frombuffer(self._fingerprints, np.uint8).reshape(-1, 16)
+        return StoredExamples(_File(self._file), columns, np.arange(len(columns["start"]), dtype=np.uint32))
+
+
+def store(examples: Iterable[Example]) -> StoredExamples:
+    """The examples, those of one source taken for one row."""
+    writer, rows = ExampleWriter(), dict[str, int]()
+    for example in examples:
+        writer.append(rows.setdefault(example.source, len(rows)), example.source, encode(example))
+    return writer.finish()
