@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from lorica.cli import chat, config, demo, doctor, generate, inspect, report, train
+from lorica.cli import chat, config, data, demo, doctor, generate, inspect, report, train
 from lorica.cli.version import version_option
 
 app = typer.Typer(
@@ -32,6 +32,7 @@ app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
 app.add_typer(config.app, name="config")
+app.add_typer(data.app, name="data")
 
 # Recent versions of typer bring their own click, earlier ones use the installed one; this is the UsageError of either.
 USAGE_ERROR: Any = typer.BadParameter.__base__

@@ -58,7 +58,8 @@ class TerminalWatcher(Watcher):
         self.console.print(text, markup=False, soft_wrap=True)
 
     def stage(self, name: str, done: int, total: int) -> None:
-        self._show(name, done, total, "")
+        self._show(name, done, total or None, "")
+        self._tell_if_due(f"{name}: {done:,}{f' of {total:,}' if total else ''}")
 
     def record(self, record: dict[str, float | int], total_steps: int) -> None:
         if "held_out_loss" in record:
@@ -66,12 +67,17 @@ class TerminalWatcher(Watcher):
             return
         told = f"loss {record['loss']:.4f}  {record['tokens_per_second']:,.0f} tokens/s"
         self._show("training", int(record["step"]), total_steps, told)
-        due = time.monotonic() - self.line_at >= self.SECONDS_BETWEEN_LINES or record["step"] == total_steps
+        last = record["step"] == total_steps
+        self._tell_if_due(f"step {record['step']} of {total_steps}: {told}", last)
+
+    def _tell_if_due(self, text: str, due: bool = False) -> None:
+        """A line now and then where no bar can be drawn."""
+        due = due or time.monotonic() - self.line_at >= self.SECONDS_BETWEEN_LINES
         if not self.console.is_terminal and due:
-            self.notice(f"step {record['step']} of {total_steps}: {told}")
+            self.notice(text)
             self.line_at = time.monotonic()
 
-    def _show(self, name: str, done: int, total: int, told: str) -> None:
+    def _show(self, name: str, done: int, total: int | None, told: str) -> None:
         if self.task is None or name != self.task_name:
             if self.task is not None:
                 self.progress.remove_task(self.task)

@@ -31,7 +31,7 @@ def train_command(
     lorica train --resume runs/x
     """
     path, overrides = split_arguments(arguments or [])
-    values = {"model": model, "data": _one_or_many(data), "out": out}
+    values = {"model": model, "data": one_or_many(data), "out": out}
     run_and_print(as_json, path, overrides, resume, {key: value for key, value in values.items() if value is not None})
 
 
@@ -45,7 +45,8 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
     return (files[0] if files else None), [argument for argument in arguments if "=" in argument]
 
 
-def _one_or_many(data: list[str] | None) -> str | list[str] | None:
+def one_or_many(data: list[str] | None) -> str | list[str] | None:
+    """What --data gave: one path as it is, several as a list."""
     return data[0] if data is not None and len(data) == 1 else data or None
 
 

@@ -157,7 +157,8 @@ class SystemConfig(Section):
         2, description="How many newest checkpoints are kept"
     )
     cache: Text = Field(
-        "auto", description="Folder that keeps tokenised rows between runs; auto is the user's cache folder, none keeps none"
+        "auto",
+        description="Folder that keeps tokenised rows between runs; auto is the user's cache folder, none keeps none",
     )
     trackers: list[Literal["wandb", "trackio", "tensorboard"]] = Field(
         default_factory=list, description="Where metrics go besides the run folder"

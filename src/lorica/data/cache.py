@@ -1,8 +1,8 @@
 """Tokenised rows kept between runs, found by content: editing one row tokenises one row anew.
 
 A row's key is a hash of what it says and of everything that decides its tokens: tokenizer, template, options, versions.
-So an entry cannot be stale, only unused. All entries of one such setting are one SQLite file, which several processes may
-use at once and no crash can spoil; files that were not used for longest go when the folder outgrows its limit.
+So an entry cannot be stale, only unused. All entries of one such setting are one SQLite file, which several processes
+may use at once and no crash can spoil; files that were not used for longest go when the folder outgrows its limit.
 
 The cache is never needed: where it cannot be opened, read or written, rows are tokenised anew and a line says so.
 Every entry carries a checksum, and one that does not agree counts as absent.

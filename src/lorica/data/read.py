@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lorica.data.cache import RowCache
+from lorica.data.cache import RowCache, TokenisedRow
 from lorica.data.encoding import header
 from lorica.data.faults import SKIPPED
 from lorica.data.findings import Finding, Findings
@@ -100,46 +100,68 @@ def survey(
     """
     check_gates(config.gates)
     findings = Findings()
-    rows = RowTokeniser(tokenizer, lambda: _template(tokenizer, config.chat_template, stop_ids, findings), cache)
+    rows = TokenisedRows(config, tokenizer, stop_ids, cache, findings)
     lengths = LengthPolicy(max_length, config.too_long, tokenizer.bos_token_id)
-    reading = _Reading(rows, lengths, TokenGates(tokenizer, stop_ids, vocabulary, findings), findings, config.on_error)
-    format = config.format
+    reading = _Reading(lengths, TokenGates(tokenizer, stop_ids, vocabulary, findings), findings, config.on_error)
     try:
-        records, format = read_records(read_rows(config.path), config.format, findings)
-        for chunk in _chunks(records):
-            reading.take(chunk)
-            if progress is not None:
+        for record, row in rows:
+            reading.take(record, row)
+            if progress is not None and reading.rows % CHUNK == 0:
                 progress(reading.rows)
     except ValueError as error:  # what was read until here is still told
         findings.add_rows(UNREADABLE, [], 0, str(error))
     examples = reading.finish()
     found = judge(findings.all(), reading.rows, config.gates)
-    return Examples(examples, reading.rows, format, found, lengths)
+    return Examples(examples, reading.rows, rows.format, found, lengths)
+
+
+class TokenisedRows:
+    """The rows of `config.path` with what they became, streaming; can be iterated once. `format` is known after that.
+
+    Raises (while iterating):
+        ValueError: rows cannot be read, or there is no chat template for conversations.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_ids: Sequence[int],
+        cache: RowCache | None,
+        findings: Findings,
+    ) -> None:
+        self.format: str = config.format
+        self._config, self._findings = config, findings
+        self._tokeniser = RowTokeniser(
+            tokenizer, lambda: _template(tokenizer, config.chat_template, stop_ids, findings), cache
+        )
+
+    def __iter__(self) -> Iterator[tuple[Record, TokenisedRow]]:
+        records, self.format = read_records(read_rows(self._config.path), self._config.format, self._findings)
+        for chunk in _chunks(records):
+            yield from self._tokeniser.rows(chunk)
 
 
 class _Reading:
     """Rows on their way into the store."""
 
-    def __init__(
-        self, tokeniser: RowTokeniser, lengths: LengthPolicy, gates: TokenGates, findings: Findings, on_error: str
-    ) -> None:
-        self._tokeniser, self._lengths, self._gates, self._findings = tokeniser, lengths, gates, findings
+    def __init__(self, lengths: LengthPolicy, gates: TokenGates, findings: Findings, on_error: str) -> None:
+        self._lengths, self._gates, self._findings = lengths, gates, findings
         self._refused = SKIPPED if on_error == "skip" else UNUSABLE
         self._writer = ExampleWriter()
         self.rows = self.seen = 0
 
-    def take(self, records: Sequence[Record]) -> None:
-        for record, row in self._tokeniser.rows(records):
-            for name, message in row.findings:
-                self._findings.add(self._refused if name == UNUSABLE else name, record.source, message)
-            trained = self._take_examples(row.examples, record.source)
-            if not trained and not is_refused(row):
-                self._findings.add(
-                    "trains nothing",
-                    record.source,
-                    "No token of it would be trained (no assistant turn, or weight 0, or cut off); dropped.",
-                )
-            self.rows += 1
+    def take(self, record: Record, row: TokenisedRow) -> None:
+        for name, message in row.findings:
+            self._findings.add(self._refused if name == UNUSABLE else name, record.source, message)
+        trained = self._take_examples(row.examples, record.source)
+        if not trained and not is_refused(row):
+            self._findings.add(
+                "trains nothing",
+                record.source,
+                "No token of it would be trained (no assistant turn, or weight 0, or cut off); dropped.",
+            )
+        self.rows += 1
 
     def _take_examples(self, examples: list[bytes], source: str) -> bool:
         """Whether anything of the row is trained."""
@@ -167,8 +189,8 @@ class _Reading:
             NOTHING,
             self._findings.rows("trains nothing"),
             self.rows,
-            f"None of the {self.rows:,} rows trains anything: there is no assistant turn or completion with a weight above "
-            "0 that fits. Check the roles, the weights and data.max_length.",
+            f"None of the {self.rows:,} rows trains anything: there is no assistant turn or completion with a weight "
+            "above 0 that fits. Check the roles, the weights and data.max_length.",
         )
 
     def _note_lengths(self) -> None:

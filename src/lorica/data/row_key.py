@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lorica.config.schema import DataConfig
     from lorica.data.formats import Record
 
-# Options that choose or cut rows, or that a record already shows the effect of. All others belong to the context, and so
-# will any that is added later.
+# Options that choose or cut rows, or that a record already shows the effect of. All others belong to the context, and
+# so will any that is added later.
 _NOT_OF_TOKENS = {"path", "format", "columns", "sample_by", "name", "split", "revision", "on_error", "max_length",
                   "too_long", "gates", "chat_template"}  # fmt: skip
 _LIBRARIES = ("transformers", "tokenizers", "jinja2")

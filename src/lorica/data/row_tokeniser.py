@@ -1,4 +1,4 @@
-"""Records to encoded examples, in chunks, through the cache: only rows that it does not hold are rendered and tokenised."""
+"""Records to encoded examples, in chunks, through the cache: only rows it does not hold are rendered and tokenised."""
 
 from __future__ import annotations
 

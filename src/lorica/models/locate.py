@@ -12,8 +12,11 @@ from lorica.files import read_json
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def model_folder(name: str, revision: str | None = None) -> Path:
-    """The directory itself, or the hub snapshot of an id. Raises ValueError for a path that is neither."""
+def model_folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
+    """The directory itself, or the hub snapshot of an id, if need be without its weights.
+
+    Raises ValueError for a path that is neither.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
         if revision is not None:
@@ -29,15 +32,15 @@ def model_folder(name: str, revision: str | None = None) -> Path:
         raise ValueError(
             f"the model {name} {what}; expected a directory with config.json and *.safetensors, or a hub id."
         )
-    return _download(name, revision)
+    return _download(name, revision, weights)
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+        patterns = ["*.json", "*.model", "*.jinja", "*.txt", *(["*.safetensors"] if weights else [])]
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ValueError(

@@ -73,8 +73,8 @@ def _rows(config: RunConfig, base: Base, watcher: Watcher) -> RunRows:
     watcher.notice(f"read {rows.rows:,} rows as {rows.format}")
     if config.evaluate.enabled and config.evaluate.every is not None and not rows.held_out:
         raise ValueError(
-            f"evaluate.every is {config.evaluate.every}, but no rows are held out: {len(rows.training)} rows are too few "
-            "to share. Name a file of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3."
+            f"evaluate.every is {config.evaluate.every}, but no rows are held out: {len(rows.training)} rows are too "
+            "few to share. Name a file of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3."
         )
     return rows
 

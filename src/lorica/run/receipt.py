@@ -5,7 +5,6 @@ import platform
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 
 from lorica.config import Resolved, result_settings, value_of
@@ -41,7 +40,7 @@ def settings_with_origins(resolved: Resolved) -> dict[str, dict[str, Any]]:
 
 def hash_examples(examples: StoredExamples) -> str:
     """SHA-256 over the token ids and weights of all rows, in order."""
-    return hashlib.sha256(np.ascontiguousarray(examples.fingerprints)).hexdigest()
+    return hashlib.sha256(examples.fingerprints.tobytes()).hexdigest()
 
 
 def machine(device: torch.device) -> dict[str, Any]:

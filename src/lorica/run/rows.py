@@ -68,10 +68,15 @@ def read_rows(config: RunConfig, server: Server, watcher: Watcher) -> RunRows:
     return RunRows(training, held_out, read.rows, read.format, found, read.lengths)
 
 
+def open_cache(config: RunConfig, data: DataConfig, server: Server, watcher: Watcher) -> RowCache:
+    """The cache for these options and this tokenizer; to be closed."""
+    context = row_context(data, server.tokenizer, server.stop_ids)
+    return RowCache(cache_folder(config.system.cache), context, watcher.notice)
+
+
 def _survey(config: RunConfig, data: DataConfig, server: Server, watcher: Watcher) -> Examples:
     assert config.data.max_length is not None
-    context = row_context(data, server.tokenizer, server.stop_ids)
-    cache = RowCache(cache_folder(config.system.cache), context, watcher.notice)
+    cache = open_cache(config, data, server, watcher)
     try:
         return survey(
             data,
@@ -96,8 +101,8 @@ def _note_too_few(training: StoredExamples, held_out: StoredExamples, findings: 
             "too few rows to hold out",
             [],
             0,
-            f"{len(training)} examples are too few to share, so nothing will be measured before and after. Name a file of "
-            "rows with evaluate.held_out, or a share such as evaluate.held_out=0.3.",
+            f"{len(training)} examples are too few to share, so nothing will be measured before and after. Name a file "
+            "of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3.",
         )
 
 

@@ -15,9 +15,9 @@ HANDFUL = 10  # rows
 class Gate:
     """A question asked of every data set. `name` is that of its findings; `data.gates` writes it with underscores.
 
-    `severity` is the default. Where more than the share `ruins_above` of all rows is found, and not just a handful, it is
-    an error: a slip in one row is worth a line, the same slip in every second row is a mistake in how the set was made. A
-    `fixed` one cannot be let through, because nothing could be trained then.
+    `severity` is the default. Where more than the share `ruins_above` of all rows is found, and not just a handful, it
+    is an error: a slip in one row is worth a line, the same slip in every second row is a mistake in how the set was
+    made. A `fixed` one cannot be let through, because nothing could be trained then.
     """
 
     name: str

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 MOJIBAKE = re.compile(r"[ÃÂ][\u0080-\u00bf]|â€[\u0080-\u00bf™œžšŸ˜“”•–—¦¢¡¹º]|ðŸ[\u0080-\u00bf™œžš˜“”•–—]")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 WRITTEN_TURN = re.compile(
-    r"(?m)^(?:### ?(?:Response|Assistant)|(?:Assistant|ASSISTANT|Bot)) ?:|<\|im_start\|>assistant|<\|assistant\|>|\[/INST\]"
+    r"(?m)^(?:### ?(?:Response|Assistant)|Assistant|ASSISTANT|Bot) ?:"
+    r"|<\|im_start\|>assistant|<\|assistant\|>|\[/INST\]"
 )
 SHORT = 20  # characters; a completion may well begin with a prompt that is shorter
 
@@ -92,8 +93,8 @@ def _runs_into(record: Record) -> str | None:
     if not (last.isalnum() and first.isalnum() and (last + first).isascii()):
         return None
     return (
-        f"{(record.prompt[-15:] + record.completion[:15])!r}: nothing separates prompt and completion. End prompts with a "
-        "line break, or begin completions with a space."
+        f"{(record.prompt[-15:] + record.completion[:15])!r}: nothing separates prompt and completion. End the prompt "
+        "with a line break, or begin the completion with a space."
     )
 
 
@@ -101,7 +102,7 @@ def _written_out(record: Record) -> str | None:
     if not isinstance(record, Text) or not (match := WRITTEN_TURN.search(record.text)):
         return None
     return (
-        f"{match.group()!r} looks like the turn of an assistant, but as plain text all turns are trained, the user's too. "
+        f"{match.group()!r} looks like an assistant's turn, but as plain text all turns are trained, the user's too. "
         "Give `messages`, or `prompt` and `completion`."
     )
 

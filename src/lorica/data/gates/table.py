@@ -15,7 +15,7 @@ GATES = (
     # What cannot be read or used at all.
     Gate("cannot be read", "error", "a file, or rows of it, that cannot be read", fixed=True),
     Gate("cannot be used", "error", "a row that the template refuses or that cannot be tokenised", fixed=True),
-    Gate("row cannot be read", "warn", "a row left out because it could not be read (data.on_error: skip)", ruins_above=0.5),
+    Gate("row cannot be read", "warn", "a row that data.on_error: skip leaves out", ruins_above=0.5),
     # What is trained.
     Gate("trains nothing", "warn", "a row without a trained token; it is dropped", ruins_above=0.5),
     Gate("nothing to train", "error", "no row has a trained token", fixed=True),
@@ -29,7 +29,7 @@ GATES = (
     Gate("huge weight", "warn", "a loss weight of 100 or more: a few rows would drown all others"),
     # Where a turn ends.
     Gate("stop token never trained", "error", "no trained answer ends with a token that the server stops on"),
-    Gate("stop token is not the tokenizer's", "error", "the template ends turns with a token the server does not stop on"),
+    Gate("stop token is not the tokenizer's", "error", "turns end with a token that the server does not stop on"),
     Gate("stop token added", "note", "the template ends turns with nothing; the stop token is added"),
     # How it is served.
     Gate("chat template is not the tokenizer's own", "warn", "data.chat_template differs from what a server would use"),
@@ -41,7 +41,7 @@ GATES = (
     # Tokens.
     Gate("token outside the vocabulary", "error", "a token that the model has no embedding for", fixed=True),
     Gate("unknown tokens", "note", "text that the tokenizer has no tokens for", ruins_above=0.1),
-    Gate("special token in content", "warn", "a control token written as text: it ends or forges turns", ruins_above=0.5),
+    Gate("special token in content", "warn", "a control token in the text: it ends or forges turns", ruins_above=0.5),
     Gate("very long row", "note", "one row holds more than a tenth of all tokens"),
     # Text.
     Gate("replacement character", "warn", "U+FFFD, which a decoder left where bytes were lost", ruins_above=0.5),

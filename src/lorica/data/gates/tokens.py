@@ -74,8 +74,8 @@ class TokenGates:
                 "token outside the vocabulary",
                 source,
                 f"The tokenizer gives token {highest:,} ({self._tokenizer.convert_ids_to_tokens(highest)!r}), but the "
-                f"model has embeddings for {self._vocabulary:,} tokens only. The tokenizer belongs to another model, or "
-                "tokens were added to it without resizing the embedding (model.resize_token_embeddings).",
+                f"model has embeddings for {self._vocabulary:,} tokens only. The tokenizer belongs to another model, "
+                "or tokens were added to it without resizing the embedding (model.resize_token_embeddings).",
             )
         if self._bos is not None and len(ids) > 1 and ids[0] == self._bos == ids[1]:
             self._findings.add(
