@@ -85,7 +85,7 @@ def test_rows_of_one_prompt_are_one_cluster(model: Any) -> None:
 def test_reports_progress_and_survives_json(model: Any) -> None:
     seen: list[tuple[int, int]] = []
     scores = score(model, random_rows(LENGTHS), 32, "cpu", lambda done, total: seen.append((done, total)))
-    assert seen == [(done, len(seen)) for done in range(1, len(seen) + 1)] and len(seen) > 1
+    assert seen[-1] == (len(LENGTHS), len(LENGTHS)) and seen == sorted(set(seen)) and len(seen) > 1
     again = Scores.from_dict(json.loads(json.dumps(scores.to_dict())))
     assert again.loss == scores.loss and again.sources == scores.sources
     np.testing.assert_array_equal(again.loss_statistics, scores.loss_statistics)

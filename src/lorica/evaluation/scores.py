@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from lorica.data.batches import microbatches
+from lorica.data.batches import Batch, microbatches
 from lorica.data.examples import Example
 from lorica.evaluation.bootstrap import MINIMUM_PAIRS, ratio
 from lorica.training.engine import Engine, PlainEngine
 
 Progress = Callable[[int, int], None]
+TOGETHER = 512  # examples packed together
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,9 @@ def score(
     model's train/eval state is put back afterwards.
     """
     engine = engine or PlainEngine(model)
-    totals = np.zeros((len(examples), 4))
-    batches = microbatches(list(examples), capacity)
+    totals, done = np.zeros((len(examples), 4)), 0
     with evaluating(model), torch.inference_mode():
-        for done, batch in enumerate(batches, start=1):
+        for members, batch in _batches(examples, capacity):
             batch = batch.to(device)
             losses, correct = engine.token_losses(batch)
             weights = batch.weights.double().cpu()
@@ -100,9 +100,10 @@ def score(
             columns = [losses.cpu().double() * weights, weights, correct.cpu().double() * weights]
             statistics = torch.stack([*columns, torch.ones_like(weights)], dim=1)
             rows = torch.zeros(len(batch.members), 4, dtype=torch.float64)
-            totals[batch.members] += rows.index_add_(0, batch.owners.cpu(), statistics).numpy()
+            totals[members] += rows.index_add_(0, batch.owners.cpu(), statistics).numpy()
+            done += len(members)
             if progress is not None:
-                progress(done, len(batches))
+                progress(done, len(examples))
     return Scores(
         sources=[example.source for example in examples],
         clusters=_clusters(examples),
@@ -111,6 +112,13 @@ def score(
         correct=totals[:, 2].copy(),
         tokens=totals[:, 3].astype(np.int64),
     )
+
+
+def _batches(examples: Sequence[Example], capacity: int) -> Iterator[tuple[list[int], Batch]]:
+    """Microbatches with the indices of their examples, of which some hundred are in memory at a time."""
+    for start in range(0, len(examples), TOGETHER):
+        for batch in microbatches(list(examples[start : start + TOGETHER]), capacity):
+            yield [start + member for member in batch.members], batch
 
 
 @contextmanager
