@@ -1,4 +1,4 @@
-"""The cache never gives wrong tokens: whatever changes, breaks or is in the way, reading gives what it gives without."""
+"""The cache never gives wrong tokens: whatever changes or breaks, reading gives what it would give without it."""
 
 import os
 import random

@@ -1,6 +1,7 @@
 """Examples as bytes and on disk, against the plain list that they stand for."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def test_an_encoded_example_is_the_example(example: Example) -> None:
     assert token_ids(encoded).tolist() == example.input_ids
     lengths, values = weight_runs(encoded)
     assert np.repeat(values, lengths).tolist() == example.weights
-    assert all(one != other for one, other in zip(values, values[1:], strict=False))
+    assert all(one != other for one, other in pairwise(values))
 
 
 @given(examples(), examples())

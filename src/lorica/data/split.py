@@ -28,20 +28,19 @@ def split_held_out(examples: StoredExamples, held_out: float | str, seed: int) -
     Raises:
         ValueError: `held_out` is neither.
     """
-    groups = _groups(examples)
     room = min(_wanted(len(examples), held_out), len(examples) - 1)
+    if room <= 0:
+        return examples, examples[:0]
+    groups = _groups(examples)
     sizes = np.bincount(groups)
-    held = np.zeros(len(examples), dtype=bool)
-    if room > 0:
-        chosen = np.zeros(len(sizes), dtype=bool)
-        for group in _ranked(examples.fingerprints, groups, len(sizes), seed):
-            if sizes[group] <= room:
-                chosen[group] = True
-                room -= sizes[group]
-            if room == 0:
-                break
-        held = chosen[groups]
-    return examples.take(np.flatnonzero(~held)), examples.take(np.flatnonzero(held))
+    held = np.zeros(len(sizes), dtype=bool)
+    for group in _ranked(examples, groups, len(sizes), seed):
+        if sizes[group] <= room:
+            held[group] = True
+            room -= sizes[group]
+        if room == 0:
+            break
+    return examples.take(np.flatnonzero(~held[groups])), examples.take(np.flatnonzero(held[groups]))
 
 
 def _wanted(count: int, held_out: float | str) -> int:
@@ -53,36 +52,37 @@ def _wanted(count: int, held_out: float | str) -> int:
 
 
 def _groups(examples: StoredExamples) -> np.ndarray:
-    """For each example the number of the group that must stay together, (examples,) int64.
+    """For each example the number of the group that must stay together, (examples,) uint32.
 
     Groups are the connected components of "same row" and "same content": the least index of a component spreads to all
     its members, along one relation after the other, until nothing changes.
     """
-    relations = [np.unique(key, return_inverse=True)[1] for key in (examples.rows, examples.contents)]
-    least = np.arange(len(examples))
+    relations = [_numbered(key) for key in (examples.rows, examples.contents)]
+    least = np.arange(len(examples), dtype=np.uint32)
     while True:
         before = least
         for relation in relations:
-            lowest = np.full(len(least), len(least))
+            lowest = np.full(len(least), len(least), dtype=np.uint32)
             np.minimum.at(lowest, relation, least)
             least = lowest[relation]
         if np.array_equal(before, least):
-            return np.unique(least, return_inverse=True)[1]
+            return _numbered(least)
 
 
-def _ranked(fingerprints: np.ndarray, groups: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _numbered(keys: np.ndarray) -> np.ndarray:
+    """For each key the number of its value, (keys,) uint32."""
+    order = np.argsort(keys, kind="stable")
+    numbers = np.empty(len(keys), dtype=np.uint32)
+    numbers[order] = np.cumsum(np.concatenate(([False], keys[order][1:] != keys[order][:-1])), dtype=np.uint32)
+    return numbers
+
+
+def _ranked(examples: StoredExamples, groups: np.ndarray, count: int, seed: int) -> np.ndarray:
     """The groups in the order of a hash of the seed and of the least fingerprint in each, (count,) int64."""
-    salt = seed.to_bytes(8, "little")
-    order = np.lexsort((*_as_keys(fingerprints), groups))
-    first = order[np.flatnonzero(np.diff(groups[order], prepend=-1))]
-    ranks = np.empty((count, 16), dtype=np.uint8)
-    for group, example in enumerate(first):
+    salt, fingerprints = seed.to_bytes(8, "little"), examples.fingerprints
+    order = np.lexsort((fingerprints.view(">u8")[:, 0], groups))  # as bytes are ordered; 64 bits are enough
+    ranks = np.empty(count, dtype=">u8")
+    for group, example in enumerate(order[np.flatnonzero(np.diff(groups[order], prepend=-1))]):
         digest = hashlib.blake2b(fingerprints[example].tobytes(), digest_size=16, salt=salt).digest()
-        ranks[group] = np.frombuffer(digest, np.uint8)
-    return np.lexsort(_as_keys(ranks))
-
-
-def _as_keys(digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Keys for `np.lexsort` (the last is the first to sort by) that order (n, 16) uint8 as bytes are ordered."""
-    high, low = np.ascontiguousarray(digests).view(">u8").T
-    return low, high
+        ranks[group] = int.from_bytes(digest[:8], "big")
+    return np.argsort(ranks, kind="stable")

@@ -18,9 +18,9 @@ import numpy as np
 from lorica.data.encoding import decode, encode, header
 from lorica.data.examples import Example
 
-# Columns: where the example begins in the file and its bytes, tokens, supervised tokens, the user's row it is of
-# (counted from 0), and the hash of its prompt (0 for plain text).
-_COLUMNS = {"start": "Q", "size": "I", "tokens": "I", "supervised": "I", "row": "I", "prompt": "Q"}
+# Columns: where the example ends in the file, its tokens, supervised tokens, the user's row it is of (counted from 0), and
+# the hash of its prompt (0 for plain text).
+_COLUMNS = {"end": "Q", "tokens": "I", "supervised": "I", "row": "I", "prompt": "Q"}
 
 
 class _File:
@@ -36,13 +36,16 @@ class _File:
 
 
 class StoredExamples(Sequence[Example]):
-    """Examples in a file, in order; a part of them shares the file. Made by `ExampleWriter` or `store`."""
+    """Examples in a file, in order; a part of them shares the file. Made by `ExampleWriter` or `store`.
 
-    def __init__(self, file: _File, columns: dict[str, np.ndarray], chosen: np.ndarray) -> None:
+    `chosen` are the indices of a part; None is all.
+    """
+
+    def __init__(self, file: _File, columns: dict[str, np.ndarray], chosen: np.ndarray | None = None) -> None:
         self._file, self._columns, self._chosen = file, columns, chosen
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self._columns["end"] if self._chosen is None else self._chosen)
 
     @overload
     def __getitem__(self, index: int) -> Example: ...
@@ -50,14 +53,16 @@ class StoredExamples(Sequence[Example]):
     def __getitem__(self, index: slice) -> StoredExamples: ...
     def __getitem__(self, index: int | slice) -> Example | StoredExamples:
         if isinstance(index, slice):
-            return self.take(self._all()[index])
+            return self.take(range(*index.indices(len(self))))
         encoded, source = self.encoded(index)
         return decode(encoded, source)
 
     def encoded(self, index: int) -> tuple[bytes, str]:
         """The encoded example and the place it came from."""
-        at = self._chosen[index]
-        data = self._file.read(int(self._columns["start"][at]), int(self._columns["size"][at]))
+        at = range(len(self))[index] if self._chosen is None else int(self._chosen[index])
+        ends = self._columns["end"]
+        start = int(ends[at - 1]) if at else 0
+        data = self._file.read(start, int(ends[at]) - start)
         begin = 4 + int.from_bytes(data[:4], "little")
         return data[begin:], data[4:begin].decode("utf-8", "surrogatepass")
 
@@ -67,17 +72,18 @@ class StoredExamples(Sequence[Example]):
 
     def take(self, indices: np.ndarray | Sequence[int]) -> StoredExamples:
         """These examples, in the order of `indices`."""
-        return StoredExamples(self._file, self._columns, self._chosen[np.asarray(indices, dtype=np.int64)])
+        chosen = np.asarray(indices, dtype=np.uint32)
+        return StoredExamples(self._file, self._columns, chosen if self._chosen is None else self._chosen[chosen])
 
     @property
     def tokens(self) -> np.ndarray:
-        """Tokens of each example, (examples,) int64."""
-        return self._column("tokens").astype(np.int64)
+        """Tokens of each example, (examples,) uint32."""
+        return self._column("tokens")
 
     @property
     def supervised(self) -> np.ndarray:
-        """Tokens with a loss of each example, (examples,) int64."""
-        return self._column("supervised").astype(np.int64)
+        """Tokens with a loss of each example, (examples,) uint32."""
+        return self._column("supervised")
 
     @property
     def rows(self) -> np.ndarray:
@@ -97,13 +103,11 @@ class StoredExamples(Sequence[Example]):
     @property
     def contents(self) -> np.ndarray:
         """The first 64 bits of each fingerprint, (examples,) uint64: equal for equal tokens and weights."""
-        return np.ascontiguousarray(self.fingerprints[:, :8]).view("<u8").reshape(-1)
+        return self.fingerprints.view("<u8")[:, 0]
 
     def _column(self, name: str) -> np.ndarray:
-        return self._columns[name][self._chosen]
-
-    def _all(self) -> np.ndarray:
-        return np.arange(len(self))
+        column = self._columns[name]
+        return column if self._chosen is None else column[self._chosen]
 
     def __eq__(self, other: object) -> bool:
         """Equal to any sequence of equal examples."""
@@ -128,19 +132,18 @@ class ExampleWriter:
         """Adds an example of the user's row number `row`."""
         told, name = header(encoded), source.encode("utf-8", "surrogatepass")
         self._file.write(b"".join((len(name).to_bytes(4, "little"), name, encoded)))
-        size = 4 + len(name) + len(encoded)
-        values = (self._end, size, told.tokens, told.supervised, row, told.prompt or 0)
+        self._end += 4 + len(name) + len(encoded)
+        values = (self._end, told.tokens, told.supervised, row, told.prompt or 0)
         for column, value in zip(self._columns.values(), values, strict=True):
             column.append(value)
         self._fingerprints += told.fingerprint
-        self._end += size
 
     def finish(self) -> StoredExamples:
         """All that was appended, as a sequence."""
         self._file.flush()
         columns = {name: np.frombuffer(column, column.typecode) for name, column in self._columns.items()}
         columns["fingerprint"] = np.frombuffer(self._fingerprints, np.uint8).reshape(-1, 16)
-        return StoredExamples(_File(self._file), columns, np.arange(len(columns["start"]), dtype=np.uint32))
+        return StoredExamples(_File(self._file), columns)
 
 
 def store(examples: Iterable[Example]) -> StoredExamples:
