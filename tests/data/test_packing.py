@@ -26,6 +26,33 @@ def test_no_two_rows_could_be_one(lengths: list[int]) -> None:
     assert all(one + other > 16 for one, other in combinations(totals, 2))
 
 
+def optimum(lengths: list[int], capacity: int) -> int:
+    """The fewest rows that hold all documents, by trying every place of every document."""
+    best = len(lengths)
+
+    def place(at: int, free: list[int]) -> None:
+        nonlocal best
+        if len(free) >= best:
+            return
+        if at == len(lengths):
+            best = len(free)
+            return
+        for row in range(len(free)):
+            if free[row] >= lengths[at]:
+                place(at + 1, [room - lengths[at] * (row == other) for other, room in enumerate(free)])
+        place(at + 1, [*free, capacity - lengths[at]])
+
+    place(0, [])
+    return best
+
+
+@given(st.lists(st.integers(1, 20), max_size=8))
+def test_close_to_the_optimum(lengths: list[int]) -> None:
+    """Best-fit decreasing needs at most 11/9 of the optimum and 6/9 of a row (Dosa 2007)."""
+    best = optimum(lengths, 20)
+    assert best <= len(pack(lengths, 20)) <= (11 * best + 6) / 9
+
+
 def test_best_fit_decreasing_by_hand() -> None:
     # 7 opens a row and 5 another; 4 fits only beside 5; 3 fits only beside 7.
     assert pack([5, 6, 3, 4], 10) == [[0, 2], [1, 3]]  # 4 beside 6 (the tightest), then 3 beside 5

@@ -18,8 +18,8 @@ import numpy as np
 from lorica.data.encoding import decode, encode, header
 from lorica.data.examples import Example
 
-# Columns: where the example ends in the file, its tokens, supervised tokens, the user's row it is of (counted from 0), and
-# the hash of its prompt (0 for plain text).
+# Columns: where the example ends in the file, its tokens, supervised tokens, the user's row it is of (counted from 0),
+# and the hash of its prompt (0 for plain text).
 _COLUMNS = {"end": "Q", "tokens": "I", "supervised": "I", "row": "I", "prompt": "Q"}
 
 

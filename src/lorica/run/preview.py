@@ -10,13 +10,15 @@ import numpy as np
 
 from lorica.config import Resolved
 from lorica.config.schema import RunConfig
-from lorica.data import StoredExamples, pack, step_rows
+from lorica.data import Example, StoredExamples, pack, step_rows
 from lorica.data.cache import TokenisedRow
 from lorica.data.encoding import decode
 from lorica.data.findings import Findings
 from lorica.data.formats import Record
+from lorica.data.messages import Conversation
 from lorica.data.preview import Preview, ShownExample, show
 from lorica.data.read import TokenisedRows
+from lorica.data.template import REFUSALS
 from lorica.run.check import capacity_of, check_rows, server_of
 from lorica.run.rows import RunRows, Server, open_cache, read_rows
 from lorica.run.watch import Watcher
@@ -61,10 +63,22 @@ def _tokenised(config: RunConfig, server: Server, watcher: Watcher) -> Iterator[
 
 def _of_row(record: Record, row: TokenisedRow, server: Server) -> Iterator[ShownExample]:
     if not row.examples:
-        yield ShownExample(record.source, "", [], row.findings or [("trains nothing", "No token would be trained.")])
+        found = row.findings or [("trains nothing", "No token of it would be trained.")]
+        ids = server.tokenizer(_text(record, server), add_special_tokens=False)["input_ids"]
+        yield show(Example(record.source, ids, [0.0] * len(ids)), server.tokenizer, (), found)
     for number, encoded in enumerate(row.examples, start=1):
         name = f"part {number}" if len(row.examples) > 1 else ""
         yield show(decode(encoded, record.source), server.tokenizer, server.stop_ids, row.findings, name)
+
+
+def _text(record: Record, server: Server) -> str:
+    """The text of a record of which nothing is trained, rendered if the tokenizer's own template takes it."""
+    if not isinstance(record, Conversation):
+        return "".join(value for name in ("prompt", "completion", "text") if (value := getattr(record, name, "")))
+    try:
+        return str(server.tokenizer.apply_chat_template(record.messages, tools=record.tools, tokenize=False))
+    except REFUSALS:
+        return "\n".join(f"{message['role']}: {message['content']}" for message in record.messages)
 
 
 def _worst(read: RunRows, count: int, config: RunConfig, server: Server, watcher: Watcher) -> list[ShownExample]:

@@ -64,11 +64,12 @@ def print_check(found: Mapping[str, Any], console: Console) -> None:
 def print_gates(gates: Sequence[Gate], console: Console) -> None:
     """Every gate with its default."""
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for heading in ("gate", "by default", "what it finds"):
-        table.add_column(heading, overflow="fold")
+    table.add_column("gate", no_wrap=True)
+    table.add_column("default", no_wrap=True)
+    table.add_column("what it finds (an error above this share of all rows)", overflow="fold")
     for gate in gates:
-        above = f", error above {gate.ruins_above:.0%} of the rows" if gate.ruins_above is not None else ""
-        table.add_row(gate.key, Text(gate.severity + above, SEVERITY_STYLES[gate.severity]), gate.meaning)
+        above = f" ({gate.ruins_above:.0%})" if gate.ruins_above is not None else ""
+        table.add_row(gate.key, Text(gate.severity, SEVERITY_STYLES[gate.severity]), Text(gate.meaning + above))
     console.print(table)
 
 
