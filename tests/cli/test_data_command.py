@@ -152,3 +152,18 @@ def test_the_cache_is_shown_and_cleared(cli: Cli, tiny_base: Path, rows: Path, t
     assert "0 bytes in 0 files" in cli("data", "cache", folder).out
     cli("data", "check", "--model", tiny_base, "--data", rows, "system.cache=none")
     assert list(folder.iterdir()) == []
+
+
+def test_stopping_while_rows_are_read(
+    cli: Cli, tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorica.data.gates.tokens.TokenGates.look_at", interrupted)
+    options = ["--model", tiny_base, "--data", rows, f"system.cache={tmp_path / 'cache'}"]
+    for command in (["data", "check"], ["train", "--out", tmp_path / "run"]):
+        outcome = cli(*command, *options)
+        assert (outcome.code, outcome.out) == (130, "") and not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    assert cli("data", "check", *options).code == 0

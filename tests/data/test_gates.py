@@ -8,9 +8,10 @@ from bad_sets import BAD_SETS, BadSet, chat, chatml, good, pairs
 from makers import data_config
 
 from lorica.data.findings import NAMED, Finding, Findings
+from lorica.data.formats import Text
 from lorica.data.gates import GATES, RefusedData, check_gates, judge, refuse
 from lorica.data.gates.together import look_at_held_out
-from lorica.data.read import Examples, read_examples, survey
+from lorica.data.read import Examples, _chunks, read_examples, survey
 from lorica.data.store import store
 
 
@@ -122,3 +123,11 @@ def test_a_share_turns_a_slip_into_an_error() -> None:
     assert judge([slip], 21, {})[0].severity == "error"
     assert judge([slip], 22, {})[0].severity == "warn"
     assert judge([Finding("trains nothing", ["r:1"], "")], 1, {})[0].severity == "warn"  # one row is no pattern
+
+
+def test_chunks_are_bounded_in_rows_and_text_and_hold_each_place_once() -> None:
+    long = "x" * 3_000_000
+    records = [Text(f"r:{n}", long if n < 4 else "x", 1.0) for n in range(700)] + [Text("r:699", "y", 1.0)]
+    chunks = list(_chunks(records))
+    assert [record for chunk in chunks for record in chunk] == records
+    assert [len(chunk) for chunk in chunks] == [2, 2, 256, 256, 184, 1]

@@ -1,5 +1,7 @@
 """Examples as bytes and on disk, against the plain list that they stand for."""
 
+import errno
+import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -83,3 +85,15 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch: pytest.MonkeyPatch) -> No
     writer.append(0, "r:1", encode(Example("r:1", [1, 2], [0.0, 1.0])))
     assert writer.finish()[0].input_ids == [1, 2]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = ExampleWriter()
+
+    class Full:
+        def write(self, _: bytes) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, "_file", Full())
+    with pytest.raises(ValueError, match=r"temporary files \(No space left on device\).*TMPDIR"):
+        writer.append(0, "r:1", encode(Example("r:1", [1, 2], [0.0, 1.0])))

@@ -18,6 +18,6 @@ def step_rows(rows: int, batch_size: int, step: int, seed: int) -> list[int]:
     return [int(_epoch(rows, at // rows, seed)[at % rows]) for at in range(step * batch_size, (step + 1) * batch_size)]
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # a step may reach from one epoch into the next
 def _epoch(rows: int, epoch: int, seed: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(rows)

@@ -20,6 +20,7 @@ from lorica.data.gates.gate import UNREADABLE
 from lorica.data.gates.together import look_at_all
 from lorica.data.gates.tokens import TokenGates
 from lorica.data.lengths import TOO_LONG, LengthPolicy
+from lorica.data.messages import Conversation
 from lorica.data.row_tokeniser import UNUSABLE, RowTokeniser, is_refused
 from lorica.data.rows import read_rows
 from lorica.data.store import ExampleWriter, StoredExamples
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 NOTHING = "nothing to train"
 CHUNK = 256  # rows rendered, tokenised and looked up together
+CHUNK_CHARACTERS = 4_000_000
 TRUNCATION_LIMIT = 0.01
 UNUSABLE_DATA = (UNREADABLE, UNUSABLE, NOTHING, TOO_LONG)
 
@@ -211,15 +213,23 @@ class _Reading:
 
 
 def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Some records at a time, from different places."""
+    """Some records at a time, from different places, and not much text together."""
     chunk: dict[str, Record] = {}
+    characters = 0
     for record in records:
-        if len(chunk) == CHUNK or record.source in chunk:
+        if len(chunk) == CHUNK or characters > CHUNK_CHARACTERS or record.source in chunk:
             yield list(chunk.values())
-            chunk = {}
+            chunk, characters = {}, 0
         chunk[record.source] = record
+        characters += _characters(record)
     if chunk:
         yield list(chunk.values())
+
+
+def _characters(record: Record) -> int:
+    if isinstance(record, Conversation):
+        return sum(len(message["content"]) for message in record.messages)
+    return sum(len(getattr(record, name, "")) for name in ("prompt", "completion", "text", "input_ids"))
 
 
 def _template(

@@ -8,7 +8,8 @@ store and never from the cache: clearing or pruning the cache cannot touch a run
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from tempfile import TemporaryFile
 from threading import Lock
 from typing import IO, Any, overload
@@ -120,10 +121,15 @@ class StoredExamples(Sequence[Example]):
 
 
 class ExampleWriter:
-    """Appends encoded examples; `finish` makes them readable. Raises OSError where the disk is full."""
+    """Appends encoded examples; `finish` makes them readable.
+
+    Raises:
+        ValueError: the folder of temporary files is full or cannot be written.
+    """
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = TemporaryFile(prefix="lorica-", buffering=1 << 20)  # noqa: SIM115 - closed with the store
+        with _disk_told():
+            self._file: IO[bytes] = TemporaryFile(prefix="lorica-", buffering=1 << 20)  # noqa: SIM115 - the store's
         self._columns: dict[str, Any] = {name: array(code) for name, code in _COLUMNS.items()}
         self._fingerprints = bytearray()
         self._end = 0
@@ -131,7 +137,8 @@ class ExampleWriter:
     def append(self, row: int, source: str, encoded: bytes) -> None:
         """Adds an example of the user's row number `row`."""
         told, name = header(encoded), source.encode("utf-8", "surrogatepass")
-        self._file.write(b"".join((len(name).to_bytes(4, "little"), name, encoded)))
+        with _disk_told():
+            self._file.write(b"".join((len(name).to_bytes(4, "little"), name, encoded)))
         self._end += 4 + len(name) + len(encoded)
         values = (self._end, told.tokens, told.supervised, row, told.prompt or 0)
         for column, value in zip(self._columns.values(), values, strict=True):
@@ -140,10 +147,22 @@ class ExampleWriter:
 
     def finish(self) -> StoredExamples:
         """All that was appended, as a sequence."""
-        self._file.flush()
+        with _disk_told():
+            self._file.flush()
         columns = {name: np.frombuffer(column, column.typecode) for name, column in self._columns.items()}
         columns["fingerprint"] = np.frombuffer(self._fingerprints, np.uint8).reshape(-1, 16)
         return StoredExamples(_File(self._file), columns)
+
+
+@contextmanager
+def _disk_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"the tokenised rows cannot be written to the folder of temporary files ({error.strerror or error}). Free "
+            "space there, or name another folder with the environment variable TMPDIR."
+        ) from error
 
 
 def store(examples: Iterable[Example]) -> StoredExamples:
