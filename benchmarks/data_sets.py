@@ -30,7 +30,7 @@ DATA_SETS = [
     DataSet("GSM8K", "gsm8k/train.jsonl", columns(prompt="{{ question }}\n", completion="answer")),
     DataSet("Banking77", "banking77/train.csv", columns(prompt="{{ text }}\n", completion="category")),
     DataSet("SCAN", "scan/tasks_train_simple.txt"),
-    DataSet("Dolly", "dolly_partial/dolly.jsonl", columns(prompt="{{ instruction }}\n", completion="response")),
+    DataSet("Dolly", "dolly_partial/dolly.jsonl", columns(completion="answer")),
     DataSet("Alpaca, Chinese", "llamafactory_demo/alpaca_zh_demo.json"),
     DataSet("identity", "llamafactory_demo/identity.json"),
     DataSet("chat", "llamafactory_demo/v1_sft_demo.jsonl"),
