@@ -2,9 +2,8 @@
 
 A step packs its own rows only, so that packing cannot change a result; the column of 1,024 rows is what best-fit
 decreasing reaches where the batch allows; "of optimum" says how near steps of 16 rows are to the fewest microbatches
-that could hold them. Beside them: rows taken in order until the next does not fit, and a batch
-padded to its longest row, as trainers without packing do. Lorica pads nothing: a microbatch that is not full costs
-less.
+that could hold them. Beside them: rows taken in order until the next does not fit, and a batch padded to its longest
+row, as trainers without packing do. Lorica pads nothing: a microbatch that is not full costs less.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def fullness(examples: StoredExamples, batch_size: int, packer: Packer = pack) -
 
 
 def of_optimum(examples: StoredExamples, batch_size: int) -> float:
-    """The fewest microbatches that could hold each step's tokens, over those that it takes: 100 % cannot be bettered."""
+    """The fewest microbatches that could hold each step's tokens, over those that it takes."""
     steps = [chosen.tolist() for chosen in _steps(examples, batch_size)]
     return sum(-(-sum(step) // CAPACITY) for step in steps) / sum(len(pack(step, CAPACITY)) for step in steps)
 
@@ -63,9 +62,8 @@ def _steps(examples: StoredExamples, batch_size: int) -> list[np.ndarray]:
 def main() -> None:
     folder, tokenizer = Path(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[2])
     batches = "".join(f"{f'{batch} rows':>10}" for batch in BATCHES)
-    print(
-        f"{'set':<20} {'examples':>8} {'median':>6}{batches}{'1,024 rows':>12}{'of optimum':>12}{'in order':>10}{'padded':>8}"
-    )
+    rest = f"{'1,024 rows':>12}{'of optimum':>12}{'in order':>10}{'padded':>8}"
+    print(f"{'set':<20} {'examples':>8} {'median':>6}{batches}{rest}")
     for data in DATA_SETS:
         read = survey(data.config(folder, max_length=CAPACITY, too_long="split"), tokenizer, CAPACITY)
         if not read.examples:
