@@ -31,11 +31,11 @@ def read_facts(name: str, revision: str | None = None) -> ModelFacts:
         ValueError: there is no such folder, or it has no tokenizer that transformers can read.
     """
     folder = model_folder(name, revision, weights=False)
+    config = _config(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except UNREADABLE as error:
         raise ValueError(f"{folder} has no tokenizer that transformers can read: {one_line(error)}") from None
-    config = _config(folder)
     stops = _stops(folder, config)
     if tokenizer.eos_token_id is not None:
         stops.add(tokenizer.eos_token_id)
