@@ -125,10 +125,13 @@ def default_folder() -> Path:
 
 
 def cache_folder(setting: str) -> Path | None:
-    """The folder that `system.cache` means: auto, none, or a path."""
+    """The folder that `system.cache` means: auto (none for a user without a home), none, or a path."""
     if setting == "none":
         return None
-    return default_folder() if setting == "auto" else Path(setting).expanduser()
+    try:
+        return default_folder() if setting == "auto" else Path(setting).expanduser()
+    except RuntimeError:  # there is no home
+        return None
 
 
 def cache_files(folder: Path) -> list[Path]:

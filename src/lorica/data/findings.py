@@ -99,8 +99,11 @@ class Findings:
 
 
 def gate_key(name: str) -> str:
-    """The name as `data.gates` writes it: empty_assistant_turn for "empty assistant turn"."""
-    return re.sub(r"\W+", "_", name.replace("'", ""))
+    """The name as `data.gates` writes it: empty_assistant_turn for "empty assistant turn".
+
+    What a name has in quotes (which field, say) is a detail of the finding and not part of the gate.
+    """
+    return re.sub(r"\W+", "_", re.sub(r"'[^']*' ", "", name).replace("'", ""))
 
 
 def counted(number: int, noun: str) -> str:
@@ -115,6 +118,7 @@ def listing(items: list[str], more: int = 0) -> str:
 
 
 def _shortened(rows: list[str]) -> list[str]:
-    """Without the file's name where it is that of the first: "a:1", "a:2" as "a:1", "2"."""
-    place = rows[0].rpartition(":")[0] + ":"
-    return [rows[0], *(row.removeprefix(place) if place != ":" else row for row in rows[1:])]
+    """Without the file's name where it is that of the first: a:1, a:2 as a:1, 2; a[1], a[2] as a[1], [2]."""
+    first = rows[0]
+    place = first[: first.rindex("[")] if first.endswith("]") and "[" in first else first[: first.rfind(":") + 1]
+    return [first, *(row.removeprefix(place) for row in rows[1:])]

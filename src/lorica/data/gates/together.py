@@ -30,7 +30,9 @@ def look_at_held_out(training: StoredExamples, held_out: StoredExamples, finding
 def _note(found: tuple[str, np.ndarray, str], examples: StoredExamples, findings: Findings) -> None:
     name, indices, message = found
     if len(indices):
-        findings.add_rows(name, [examples.source(int(i)) for i in indices[:NAMED]], len(indices), message)
+        rows = len(np.unique(examples.rows[indices]))
+        named = dict.fromkeys(examples.source(int(i)) for i in indices[:NAMED])
+        findings.add_rows(name, list(named), rows, message)
 
 
 def _duplicates(examples: StoredExamples) -> tuple[str, np.ndarray, str]:

@@ -62,7 +62,7 @@ class TokenGates:
         if self._generative >= FEW and not self._answers_differ:
             self._findings.add_rows(
                 "all answers identical",
-                self._unstopped[:0],
+                [],
                 self._generative,
                 "Every answer is the same, so that is all the model can learn. Check which field is the answer.",
             )
