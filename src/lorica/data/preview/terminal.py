@@ -10,6 +10,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from lorica.data.findings import counted
 from lorica.data.preview.marks import visible
 from lorica.data.preview.shown import Preview, ShownExample, ShownToken
 
@@ -39,11 +40,11 @@ def print_previews(preview: Preview, console: Console) -> None:
 
 def print_check(found: Mapping[str, Any], console: Console) -> None:
     """Counts, lengths, and a table of findings."""
-    examples = found["examples"]
+    training, held_out = counted(found["examples"]["training"], "example"), found["examples"]["held_out"]
     console.print(
-        f"{found['rows']:,} rows as {found['format']}: {examples['training']:,} examples to train on, "
-        f"{examples['held_out']:,} held out; {found['tokens']:,} tokens, {found['supervised_tokens']:,} of them "
-        f"trained ({found['supervised_share']:.1%})",
+        f"{counted(found['rows'], 'row')} as {found['format']}: {training} to train on, {held_out:,} held out; "
+        f"{counted(found['tokens'], 'token')}, {found['supervised_tokens']:,} of them trained "
+        f"({found['supervised_share']:.1%})",
         highlight=False,
     )
     _print_lengths(found, console)
