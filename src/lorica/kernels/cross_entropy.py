@@ -5,6 +5,7 @@ its gradient (as Liger does, Hsu et al. 2024, https://arxiv.org/abs/2410.10989) 
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.kernels.dispatch import is_traced, runs_triton
@@ -44,8 +45,9 @@ def cross_entropy_(
 def cross_entropy_reference(
     logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0, label_smoothing: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    z = model_logits(widened(logits), scale, softcap)
-    losses = torch.logsumexp(z, -1) - smoothed_label_logits(z, labels, label_smoothing)
+    z = widened(logits) * scale if scale != 1.0 else widened(logits)
+    z = torch.tanh(z / softcap).mul_(softcap) if softcap else z
+    losses = F.cross_entropy(z, labels, reduction="none", label_smoothing=label_smoothing)
     return losses, z.argmax(-1) == labels
 
 
@@ -57,30 +59,35 @@ def cross_entropy_reference_(
     softcap: float = 0.0,
     label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    wide = widened(logits)
-    z = model_logits(wide, scale, softcap)  # (rows, vocabulary); `wide` itself if there is nothing to do
-    capped = z / softcap if softcap else None  # tanh(scale * logits / softcap)
+    z = widened(logits)  # the logits themselves or their fp32 copy: all that follows is written over it
+    capped = apply_model_scaling_(z, scale, softcap)
     largest, most_likely = z.max(-1)
     attracted = smoothed_label_logits(z, labels, label_smoothing)
-    probabilities = torch.softmax(z, -1, out=z)
+    torch.softmax(z, -1, out=z)
     # The largest probability is exp(0) / sum, so it holds the sum that the loss needs.
-    losses = largest - probabilities.amax(-1).log() - attracted
-    gradient = probabilities.mul_(coefficients.to(z.dtype).unsqueeze(-1))
+    losses = (largest - attracted) - z.amax(-1).log()
+    weights = coefficients.to(z.dtype).unsqueeze(-1)  # (rows, 1)
+    z.mul_(weights).scatter_add_(-1, labels.unsqueeze(-1), weights * (label_smoothing - 1))
     if label_smoothing:
-        gradient.sub_(coefficients.to(z.dtype).unsqueeze(-1) * (label_smoothing / z.shape[-1]))
-    gradient.scatter_add_(-1, labels.unsqueeze(-1), (coefficients.to(z.dtype) * (label_smoothing - 1)).unsqueeze(-1))
+        z.sub_(weights * (label_smoothing / z.shape[-1]))
     if capped is not None:
-        gradient.addcmul_(gradient, capped.square_(), value=-1)  # the slope of softcap * tanh is 1 - tanh^2
+        z.addcmul_(z, capped.square_(), value=-1)  # the slope of softcap * tanh is 1 - tanh^2
     if scale != 1.0:
-        gradient.mul_(scale)
-    if gradient is not logits:
-        logits.copy_(gradient)
+        z.mul_(scale)
+    if z is not logits:
+        logits.copy_(z)
     return losses, most_likely == labels
 
 
-def model_logits(logits: Tensor, scale: float, softcap: float) -> Tensor:
-    z = logits if scale == 1.0 else logits * scale
-    return torch.tanh(z / softcap).mul_(softcap) if softcap else z
+def apply_model_scaling_(logits: Tensor, scale: float, softcap: float) -> Tensor | None:
+    """Scale and cap in place; returns the tanh of a cap."""
+    if scale != 1.0:
+        logits.mul_(scale)
+    if not softcap:
+        return None
+    capped = torch.tanh(logits.div_(softcap))
+    torch.mul(capped, softcap, out=logits)
+    return capped
 
 
 def smoothed_label_logits(z: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -5,8 +5,8 @@ https://arxiv.org/abs/1805.02867), so a row of any length is one pass. Everythin
 """
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from lorica.kernels.triton.launching import as_rows, launch, write_back
@@ -36,6 +36,7 @@ def _row(
     softcap: float,
     smoothing: float,
     SOFTCAP: tl.constexpr,
+    SMOOTHED: tl.constexpr,
     GRADIENT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
@@ -54,7 +55,9 @@ def _row(
         z = tl.load(logits + column, mask=column < vocabulary, other=0.0).to(tl.float32) * scale
         if SOFTCAP:
             z = softcap * _tanh(z / softcap)
-        attracted += z * (tl.where(column == label, 1.0 - smoothing, 0.0) + smoothing / vocabulary)
+        attracted += tl.where(column == label, (1.0 - smoothing) * z, 0.0)
+        if SMOOTHED:  # otherwise a logit of -inf would be multiplied by 0
+            attracted += (smoothing / vocabulary) * z
         z = tl.where(column < vocabulary, z, float("-inf"))
         where = tl.where(z > largest, column, where)
         grown = tl.maximum(largest, z)
@@ -62,8 +65,8 @@ def _row(
         total = total * tl.exp(largest - reference) + tl.exp(z - reference)
         largest = grown
     row_largest = tl.max(largest, axis=0)
-    log_total = row_largest + tl.log(tl.sum(total * tl.exp(largest - row_largest), axis=0))
-    tl.store(losses + row, log_total - tl.sum(attracted, axis=0))
+    row_total = tl.sum(total * tl.exp(largest - row_largest), axis=0)
+    tl.store(losses + row, (row_largest - tl.sum(attracted, axis=0)) + tl.log(row_total))
     most_likely = tl.min(tl.where(largest == row_largest, where, vocabulary), axis=0)
     tl.store(hits + row, (most_likely == label).to(tl.uint8))
 
@@ -78,7 +81,7 @@ def _row(
                 z = softcap * capped
                 slope = scale * (1.0 - capped * capped)
             target = tl.where(column == label, 1.0 - smoothing, 0.0) + smoothing / vocabulary
-            gradient = coefficient * (tl.exp(z - log_total) - target) * slope
+            gradient = coefficient * (tl.exp(z - row_largest) / row_total - target) * slope
             tl.store(logits + column, gradient.to(logits.dtype.element_ty), mask=column < vocabulary)
 
 
@@ -116,6 +119,7 @@ def _rows(
         *(logits.shape[1], logits.stride(0), scale, softcap, smoothing),
         tile=columns,
         SOFTCAP=softcap != 0.0,
+        SMOOTHED=smoothing != 0.0,
         GRADIENT=coefficients is not None,
         COLUMNS=columns,
     )

@@ -1,8 +1,8 @@
 """Gated activations in Triton. A program computes a block of one row."""
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from lorica.kernels.triton.launching import TILE, as_rows, launch, write_back

@@ -1,8 +1,8 @@
 """RMSNorm in Triton. A program holds whole rows: several short ones (a head's), or one long one."""
 
 import torch
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from lorica.kernels.norm import result_type

@@ -1,7 +1,7 @@
 """Rotary embedding in Triton. A program turns all heads of one token, whose angles it reads once."""
 
-import triton  # type: ignore[import-untyped]
-import triton.language as tl  # type: ignore[import-untyped]
+import triton
+import triton.language as tl
 from torch import Tensor
 
 from lorica.kernels.triton.launching import launch

@@ -1,0 +1,95 @@
+"""Each kernel's forward and backward chained by autograd, as the lean layers chain them; for gradcheck."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorica.kernels import (
+    add_rms_norm_,
+    cross_entropy_,
+    gated,
+    gated_backward,
+    rms_norm,
+    rms_norm_backward,
+    rms_norm_weight_gradient,
+    rotate_,
+)
+
+
+class Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps, ctx.offset = eps, offset
+        return rms_norm(x, weight, eps, offset, round_first=offset == 0)
+
+    @staticmethod
+    def backward(ctx: Any, *dy: Tensor) -> tuple[Any, ...]:
+        x, weight = ctx.saved_tensors
+        dx = rms_norm_backward(dy[0], x, weight, ctx.eps, ctx.offset)
+        return dx, rms_norm_weight_gradient(dy[0], x, ctx.eps), None, None
+
+
+class AddNorm(torch.autograd.Function):
+    """x, residual -> (sum, norm of the sum), whose backward adds the sum's own gradient to the norm's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        total = x.clone()
+        y = add_rms_norm_(total, residual, weight, eps)
+        ctx.save_for_backward(total, weight)
+        ctx.eps = eps
+        return total, y
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        total, weight = ctx.saved_tensors
+        dx = rms_norm_backward(upstream[1].clone(), total, weight, ctx.eps, residual=upstream[0], overwrite=True)
+        return dx, dx, None, None
+
+
+class Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        ctx.interleaved = interleaved
+        return rotate_(x.clone(), cos, sin, interleaved)
+
+    @staticmethod
+    def backward(ctx: Any, *dy: Tensor) -> tuple[Any, ...]:
+        cos, sin = ctx.saved_tensors
+        return rotate_(dy[0].clone(), cos, sin, ctx.interleaved, inverse=True), None, None, None
+
+
+class Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: str, overwrite: bool) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        ctx.activation, ctx.overwrite = activation, overwrite
+        return gated(gate, up, activation)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        gate, up = ctx.saved_tensors
+        arguments = (upstream[0].clone(), gate.clone(), up.clone())
+        product, d_gate, d_up = gated_backward(*arguments, ctx.activation, ctx.overwrite)
+        torch.testing.assert_close(product, gated(gate, up, ctx.activation))
+        return d_gate, d_up, None, None
+
+
+class CrossEntropy(torch.autograd.Function):
+    """The weighted sum of the losses, whose gradient was written while it was computed."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, labels: Tensor, coefficients: Tensor, *settings: float) -> Tensor:
+        gradient = logits.clone()
+        losses, _ = cross_entropy_(gradient, labels, coefficients, *settings)
+        ctx.save_for_backward(gradient)
+        ctx.settings = len(settings)
+        return (losses * coefficients).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        (gradient,) = ctx.saved_tensors
+        return upstream[0] * gradient, None, None, *(None for _ in range(ctx.settings))

@@ -1,0 +1,22 @@
+"""The Triton kernels without a GPU: their arithmetic in Triton's interpreter, and their compilation for real ones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorica.kernels.dispatch import has_triton
+
+pytestmark = pytest.mark.skipif(not has_triton(), reason="needs Triton, which is not installed")
+
+
+def test_the_interpreter_agrees_with_float64() -> None:
+    """One process for all of `interpreted.py`: Triton decides at import whether it interprets."""
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(here / "interpreted.py")]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert outcome.returncode == 0, outcome.stdout[-6000:] + outcome.stderr[-2000:]
+    assert " passed" in outcome.stdout and " skipped" not in outcome.stdout
