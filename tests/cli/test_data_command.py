@@ -167,3 +167,14 @@ def test_stopping_while_rows_are_read(
         assert (outcome.code, outcome.out) == (130, "") and not (tmp_path / "run").exists()
     monkeypatch.undo()
     assert cli("data", "check", *options).code == 0
+
+
+def test_sources_with_weights(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+    one, other = write_rows(tmp_path / "a.jsonl", sums(20)), write_rows(tmp_path / "b.jsonl", chats(30)[20:])
+    sources = [{"path": str(one), "weight": 3.0}, {"path": str(other)}]
+    config = tmp_path / "config.json"
+    options = {"evaluate": {"enabled": False}, "system": {"cache": str(tmp_path / "cache")}}
+    config.write_text(json.dumps({"model": str(tiny_base), "data": {"path": sources}} | options), encoding="utf-8")
+    found = cli("data", "check", config, "--json").json
+    assert (found["rows"], found["format"]) == (30, "prompt-completion and messages")
+    assert found["examples"]["training"] == 3 * 20 + 10 and found["findings"] == []

@@ -124,6 +124,14 @@ BAD_SETS = [
         good(2),
         chatml_with("{{ ''.__class__.__mro__ }}{{ messages.__class__.__base__.__subclasses__() }}" + CHATML),
     ),
+    BadSet(
+        "preferences",
+        "no loss for this format",
+        "note",
+        None,
+        [{"prompt": f"q {i}\n", "chosen": f"a {i}", "rejected": f"b {i}"} for i in range(9)],
+    ),
+    BadSet("a field nobody reads", "field 'topic' is not read", "note", [1], [pair("a\n", "b", topic="x"), *pairs(3)]),
     # Trains nothing.
     BadSet("only users", "nothing to train", "error", None, [chat("a"), chat("b")]),
     BadSet("weights all zero", "nothing to train", "error", None, [{**row, "weight": 0} for row in good(4)]),

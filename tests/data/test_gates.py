@@ -7,12 +7,13 @@ import pytest
 from bad_sets import BAD_SETS, BadSet, chat, chatml, good, pairs
 from makers import data_config
 
-from lorica.data.findings import NAMED, Finding, Findings
+from lorica.data.findings import NAMED, Finding, Findings, gate_key
 from lorica.data.formats import Text
 from lorica.data.gates import GATES, RefusedData, check_gates, judge, refuse
 from lorica.data.gates.together import look_at_held_out
-from lorica.data.read import Examples, _chunks, read_examples, survey
+from lorica.data.read import Examples, read_examples, survey
 from lorica.data.store import store
+from lorica.data.stream import _chunks
 
 
 def surveyed(bad: BadSet, folder: Path) -> Examples:
@@ -48,7 +49,7 @@ def test_there_are_enough_bad_sets_and_each_gate_has_one() -> None:
         "history is rendered differently", "prompt is not in the finished turn",
         "a token straddles prompt and completion",
     }  # fmt: skip
-    assert {gate.name for gate in GATES} - {bad.gate for bad in BAD_SETS} <= elsewhere
+    assert {gate.key for gate in GATES} - {gate_key(bad.gate) for bad in BAD_SETS} <= set(map(gate_key, elsewhere))
 
 
 @pytest.mark.parametrize("rows", [good(), pairs(), [{"text": f"the cat {i}"} for i in range(20)]])
@@ -99,6 +100,15 @@ def test_a_finding_in_many_rows_costs_no_memory() -> None:
     assert (len(finding.rows), finding.count, finding.severity) == (NAMED, 3 * NAMED, "note")
     assert str(finding) == "duplicate: 3,000 rows (rows:0, 1, 2, 3, 4 and 2,995 more). told"
     assert finding.to_dict()["count"] == 3 * NAMED
+
+
+def test_rows_are_named_shortly() -> None:
+    for rows, told in (
+        (["a:1", "a:2", "b:3"], "a:1, 2, b:3"),
+        (["a[0]", "a[7]", "b[1]"], "a[0], [7], b[1]"),
+        (["x"], "x"),
+    ):
+        assert f"({told})" in str(Finding("name", rows, "message"))
 
 
 def test_held_out_rows_that_are_trained_on() -> None:

@@ -7,63 +7,108 @@ server would give it; everything else passes through (tool calls, reasoning fiel
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
+from lorica.data.content import Content, read_content
+from lorica.data.faults import RowError, brief
+from lorica.data.reasoning import REASONING_KEYS, without_reasoning
+from lorica.data.supervision import TRAINING_KEYS, Supervision, read_weight
+from lorica.data.tools import read_tool_call, read_tools
+
 ROLES = ("system", "developer", "user", "assistant", "tool")
 ROLES_OF_OTHER_FORMATS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant",
                           "ai": "assistant", "function": "tool", "observation": "tool", "ipython": "tool"}  # fmt: skip
-MESSAGE_KEYS = ("role", "content", "train", "weight", "loss_weight", "name", "tool_calls", "tool_call_id", "tools",
-                "reasoning", "reasoning_content", "thinking")  # fmt: skip
-TRAINING_KEYS = ("train", "weight", "loss_weight")
+MESSAGE_KEYS = ("role", "content", *TRAINING_KEYS, "name", "tool_calls", "tool_call_id", "tools", *REASONING_KEYS)
 
 Message = dict[str, Any]
+Ranges = list[tuple[int, int, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages ready for a chat template, and the loss weight of each (0 for all but assistant messages)."""
+    """Messages ready for a chat template, and the loss weight of each.
+
+    `parts` are characters of a message's content with a weight of their own: by the message's index, (start, end,
+    weight), in order, in place of the message's weight. `reasoning` is "keep" where reasoning is context with no loss,
+    whatever the weight of its message, else "train".
+    """
 
     source: str
     messages: list[Message]
     weights: list[float]
     tools: list[Any] | None = None
+    parts: dict[int, Ranges] = field(default_factory=dict)
+    reasoning: str = "train"
 
 
-def read_conversation(source: str, values: dict[str, Any], key: str = "messages") -> Conversation:
+@dataclass(frozen=True, slots=True)
+class WeighedMessage:
+    """One message, its weight within its row, and the ranges of its content that have a weight of their own."""
+
+    message: Message
+    weight: float
+    ranges: Ranges
+
+
+def read_conversation(
+    source: str, values: Mapping[str, Any], supervision: Supervision, key: str = "messages"
+) -> Conversation:
     """Reads the messages under `key` of a row, with the row's `tools` and `weight`.
 
     Raises:
-        ValueError: naming the row and the message, for an unknown role, a misspelt key, content that is not text,
+        RowError: naming the row and the message, for an unknown role, a misspelt key, content that is not text,
             or a weight that is not a finite number from 0.
     """
-    messages = values[key]
-    if not isinstance(messages, list) or not messages:
-        raise ValueError(f"{source}: {key} must be a list of messages that is not empty; found {_brief(messages)}.")
-    row_weight = read_weight(source, values)
-    read = [_read_message(f"{source}, {key}[{index}]", message) for index, message in enumerate(messages)]
+    return conversation(source, read_messages(source, values[key], supervision, key), values, supervision)
+
+
+def conversation(
+    source: str, read: list[WeighedMessage], values: Mapping[str, Any], supervision: Supervision
+) -> Conversation:
+    """The conversation of messages that were read, in a row of these values."""
+    row = read_weight(source, values)
+    roles = [str(one.message["role"]) for one in read]
+    weights = supervision.only_last(roles, [row * one.weight for one in read])
+    last_only = supervision.only_last(roles, [1.0] * len(read))
+    ranges = (
+        [(start, end, row * last * weight) for start, end, weight in one.ranges]
+        for one, last in zip(read, last_only, strict=True)
+    )
     return Conversation(
         source,
-        [message for message, _ in read],
-        [row_weight * weight for _, weight in read],
-        _read_tools(source, values),
+        [one.message for one in read],
+        weights,
+        read_tools(source, values.get("tools")),
+        {index: found for index, found in enumerate(ranges) if found},
+        "keep" if supervision.reasoning == "keep" else "train",
     )
 
 
-def read_weight(place: str, values: dict[str, Any]) -> float:
-    """The loss weight that a row or message asks for with `weight` (a number) and `train` (true or false)."""
-    train = values.get("train", True)
-    if not isinstance(train, bool):
-        raise ValueError(f"{place}: `train` must be true or false; found {_brief(train)}.")
-    weight = values.get("weight", values.get("loss_weight", 1.0))
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-        raise ValueError(
-            f"{place}: `weight` must be a finite number from 0 (it scales the loss); found {_brief(weight)}."
-        )
-    return float(weight) if train else 0.0
+def read_messages(source: str, messages: object, supervision: Supervision, key: str) -> list[WeighedMessage]:
+    """Reads a list of messages, or JSON text of one, which stands under `key` of a row."""
+    messages = json_text(source, key, messages)
+    if not isinstance(messages, list) or not messages:
+        raise RowError(f"{source}: {key} must be a list of messages that is not empty; found {brief(messages)}.")
+    return [read_message(f"{source}, {key}[{index}]", message, supervision) for index, message in enumerate(messages)]
+
+
+def json_text(source: str, key: str, value: object) -> object:
+    """A list that a column of text holds as JSON; anything else as it is."""
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{source}: {key} is neither a list nor JSON text of one: {brief(value)}.") from error
+
+
+def context(supervision: Supervision) -> Supervision:
+    """How a prompt is supervised: as context, unless prompts are trained too or a message asks for it."""
+    return supervision if supervision.train_on == "all" else replace(supervision, train_on="none", role_weights={})
 
 
 @lru_cache(maxsize=1024)
@@ -73,29 +118,44 @@ def misspelt(key: str, known: tuple[str, ...]) -> str | None:
     return near[0] if near and key not in known else None
 
 
-def _read_message(place: str, message: object) -> tuple[Message, float]:
+def read_message(place: str, message: object, supervision: Supervision) -> WeighedMessage:
+    """Reads one message; `place` names it."""
     if not isinstance(message, dict):
-        raise ValueError(f'{place}: expected {{"role": ..., "content": ...}}, found {_brief(message)}.')
+        raise RowError(f'{place}: expected {{"role": ..., "content": ...}}, found {brief(message)}.')
     _check_keys(place, message)
     role = _read_role(place, message)
-    clean = {key: value for key, value in message.items() if key not in TRAINING_KEYS}
-    clean["content"] = _read_content(place, message)
-    if clean.get("tool_calls"):
-        clean["tool_calls"] = [_read_tool_call(place, call) for call in clean["tool_calls"]]
-    weight = read_weight(place, message)
-    if role != "assistant" and weight and any(key in message for key in TRAINING_KEYS):
-        raise ValueError(f"{place}: asks to train a message of role {role}; only assistant messages can be trained.")
-    return clean, weight if role == "assistant" else 0.0
+    content = read_content(place, message)
+    if supervision.reasoning == "drop" and role == "assistant":
+        message, content = without_reasoning(place, message, content)
+    ranges = [
+        (start, end, supervision.message_weight(place, role, part)) for start, end, part in content.ranges
+    ]  # fmt: skip
+    return WeighedMessage(_clean(place, message, content), supervision.message_weight(place, role, message), ranges)
+
+
+def _clean(place: str, message: Message, content: Content) -> Message:
+    """What the template sees: no training keys, and no nulls, which tables hold for keys that a row does not have."""
+    clean = {key: value for key, value in message.items() if key not in TRAINING_KEYS and value is not None}
+    clean["content"] = content.text
+    if content.reasoning:
+        clean["reasoning_content"] = clean.get("reasoning_content", "") + content.reasoning
+    calls = [*_calls(place, clean.pop("tool_calls", [])), *content.calls]
+    return clean | {"tool_calls": [read_tool_call(place, call) for call in calls]} if calls else clean
+
+
+def _calls(place: str, calls: object) -> Iterable[object]:
+    calls = json_text(place, "tool_calls", calls)
+    if not isinstance(calls, list):
+        raise RowError(f"{place}: `tool_calls` must be a list of calls; found {brief(calls)}.")
+    return calls
 
 
 def _check_keys(place: str, message: Message) -> None:
     for key in message:
         if near := misspelt(key, MESSAGE_KEYS):
-            raise ValueError(f"{place}: unknown key {key!r}; did you mean {near!r}? Known: {', '.join(MESSAGE_KEYS)}.")
+            raise RowError(f"{place}: unknown key {key!r}; did you mean {near!r}? Known: {', '.join(MESSAGE_KEYS)}.")
     if "role" not in message:
-        raise ValueError(
-            f"{place}: a message needs `role` and `content`; found the keys {', '.join(message) or 'none'}."
-        )
+        raise RowError(f"{place}: a message needs `role` and `content`; found the keys {', '.join(message) or 'none'}.")
 
 
 def _read_role(place: str, message: Message) -> str:
@@ -104,63 +164,4 @@ def _read_role(place: str, message: Message) -> str:
         return str(role)
     near = get_close_matches(str(role).lower(), [*ROLES, *ROLES_OF_OTHER_FORMATS], n=1)
     hint = f"; did you mean {ROLES_OF_OTHER_FORMATS.get(near[0], near[0])!r}?" if near else "."
-    raise ValueError(f"{place}: unknown role {role!r}{hint} Known roles: {', '.join(ROLES)}.")
-
-
-def _read_content(place: str, message: Message) -> str:
-    """Text; a list of text parts is joined, and no content beside tool calls is the empty string, as servers do."""
-    content = message.get("content")
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        return "".join(_read_part(place, part) for part in content)
-    if content is None and message.get("tool_calls"):
-        return ""
-    raise ValueError(f"{place}: `content` must be text or a list of text parts; found {_brief(content)}.")
-
-
-def _read_part(place: str, part: object) -> str:
-    if isinstance(part, str):
-        return part
-    if isinstance(part, dict) and part.get("type") == "text":
-        text = part.get("text", part.get("value"))
-        if isinstance(text, str):
-            return text
-    raise ValueError(
-        f'{place}: a content part must be {{"type": "text", "text": ...}}; found {_brief(part)}. Put reasoning in the '
-        "message's `reasoning_content` and tool calls in its `tool_calls`."
-    )
-
-
-def _read_tool_call(place: str, call: object) -> object:
-    """The call with its arguments as an object: servers parse them before the template sees them."""
-    if not isinstance(call, dict):
-        raise ValueError(f"{place}: a tool call must be an object; found {_brief(call)}.")
-    inner = call.get("function", call)
-    if not isinstance(inner, dict) or not isinstance(inner.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(inner["arguments"])
-    except ValueError as error:
-        raise ValueError(f"{place}: the tool call's `arguments` are not JSON: {_brief(inner['arguments'])}.") from error
-    inner = {**inner, "arguments": arguments}
-    return {**call, "function": inner} if "function" in call else inner
-
-
-def _read_tools(source: str, values: dict[str, Any]) -> list[Any] | None:
-    tools = values.get("tools")
-    if isinstance(tools, str) and tools:
-        try:
-            tools = json.loads(tools)
-        except ValueError as error:
-            raise ValueError(f"{source}: `tools` is neither a list nor JSON text of one: {_brief(tools)}.") from error
-    if not tools:
-        return None
-    if not isinstance(tools, list):
-        raise ValueError(f"{source}: `tools` must be a list of tool descriptions; found {_brief(tools)}.")
-    return tools
-
-
-def _brief(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 80 else text[:80] + "..."
+    raise RowError(f"{place}: unknown role {role!r}{hint} Known roles: {', '.join(ROLES)}.")

@@ -1,39 +1,38 @@
-"""From the user's data to examples: rows -> records -> documents -> tokens, with everything noticed on the way.
+"""From the user's data to a store of examples, with everything that was noticed on the way.
 
-Rows stream through in chunks and end in a file, so that memory does not grow with the data, and no row is lost on the
-way without a finding.
+Memory does not grow with the data, and no row is lost on the way without a finding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lorica.data.branches import branches
 from lorica.data.cache import RowCache, TokenisedRow
 from lorica.data.encoding import header
 from lorica.data.faults import SKIPPED
 from lorica.data.findings import Finding, Findings
-from lorica.data.formats import Record, read_records
+from lorica.data.formats import Record
 from lorica.data.gates import check_gates, judge, refuse
 from lorica.data.gates.gate import UNREADABLE
 from lorica.data.gates.together import look_at_all
 from lorica.data.gates.tokens import TokenGates
 from lorica.data.lengths import TOO_LONG, LengthPolicy
 from lorica.data.messages import Conversation
-from lorica.data.row_tokeniser import UNUSABLE, RowTokeniser, is_refused
-from lorica.data.rows import read_rows
+from lorica.data.row_tokeniser import UNUSABLE, is_refused
 from lorica.data.store import ExampleWriter, StoredExamples
-from lorica.data.template import ChatTemplate
+from lorica.data.stream import CHUNK, TokenisedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from lorica.config.schema import DataConfig
+    from lorica.config.data_section import DataConfig
 
 NOTHING = "nothing to train"
-CHUNK = 256  # rows rendered, tokenised and looked up together
-CHUNK_CHARACTERS = 4_000_000
+WITHOUT_LOSS = "no loss for this format"
+JUDGED = ("preference", "kto")
 TRUNCATION_LIMIT = 0.01
 UNUSABLE_DATA = (UNREADABLE, UNUSABLE, NOTHING, TOO_LONG)
 
@@ -42,16 +41,23 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Examples:
-    """What a source became: the examples, how many rows were read, as which format, and what was noticed.
+    """What the data became: the examples, how many rows each source has, what they were read as, and what was noticed.
 
-    `lengths` says what each policy for too long examples would cost.
+    `lengths` says what each policy for too long examples would cost, `conversational` whether any row is a
+    conversation, which a chat template renders.
     """
 
     examples: StoredExamples
-    rows: int
+    counts: list[int]
     format: str
     findings: list[Finding]
     lengths: LengthPolicy
+    conversational: bool
+
+    @property
+    def rows(self) -> int:
+        """How many rows were read."""
+        return sum(self.counts)
 
 
 def read_examples(
@@ -112,36 +118,11 @@ def survey(
                 progress(reading.rows)
     except ValueError as error:  # what was read until here is still told
         findings.add_rows(UNREADABLE, [], 0, str(error))
+    if set(rows.formats) & set(JUDGED):
+        findings.add_rows(WITHOUT_LOSS, [], 0, f"Rows were read as {rows.format}; they are checked and shown only.")
     examples = reading.finish()
     found = judge(findings.all(), reading.rows, config.gates)
-    return Examples(examples, reading.rows, rows.format, found, lengths)
-
-
-class TokenisedRows:
-    """The rows of `config.path` with what they became, streaming; can be iterated once. `format` is known after that.
-
-    Raises (while iterating):
-        ValueError: rows cannot be read, or there is no chat template for conversations.
-    """
-
-    def __init__(
-        self,
-        config: DataConfig,
-        tokenizer: PreTrainedTokenizerBase,
-        stop_ids: Sequence[int],
-        cache: RowCache | None,
-        findings: Findings,
-    ) -> None:
-        self.format: str = config.format
-        self._config, self._findings = config, findings
-        self._tokeniser = RowTokeniser(
-            tokenizer, lambda: _template(tokenizer, config.chat_template, stop_ids, findings), cache
-        )
-
-    def __iter__(self) -> Iterator[tuple[Record, TokenisedRow]]:
-        records, self.format = read_records(read_rows(self._config.path), self._config.format, self._findings)
-        for chunk in _chunks(records):
-            yield from self._tokeniser.rows(chunk)
+    return Examples(examples, rows.counts, rows.format, found, lengths, reading.conversational)
 
 
 class _Reading:
@@ -152,6 +133,7 @@ class _Reading:
         self._refused = SKIPPED if on_error == "skip" else UNUSABLE
         self._writer = ExampleWriter()
         self.rows = self.seen = 0
+        self.conversational = False
 
     def take(self, record: Record, row: TokenisedRow) -> None:
         for name, message in row.findings:
@@ -163,6 +145,7 @@ class _Reading:
                 record.source,
                 "No token of it would be trained (no assistant turn, or weight 0, or cut off); dropped.",
             )
+        self.conversational |= any(isinstance(branch, Conversation) for branch in branches(record).values())
         self.rows += 1
 
     def _take_examples(self, examples: list[bytes], source: str) -> bool:
@@ -210,42 +193,3 @@ class _Reading:
                 f"{lost:,} of {lengths.supervised:,} supervised tokens ({lost / lengths.supervised:.1%}) are lost to "
                 f"max_length = {lengths.max_length:,}. Raise data.max_length, choose data.too_long=split, or consent.",
             )
-
-
-def _chunks(records: Iterable[Record]) -> Iterator[list[Record]]:
-    """Some records at a time, from different places, and not much text together."""
-    chunk: dict[str, Record] = {}
-    characters = 0
-    for record in records:
-        if len(chunk) == CHUNK or characters > CHUNK_CHARACTERS or record.source in chunk:
-            yield list(chunk.values())
-            chunk, characters = {}, 0
-        chunk[record.source] = record
-        characters += _characters(record)
-    if chunk:
-        yield list(chunk.values())
-
-
-def _characters(record: Record) -> int:
-    if isinstance(record, Conversation):
-        return sum(len(message["content"]) for message in record.messages)
-    return sum(len(getattr(record, name, "")) for name in ("prompt", "completion", "text", "input_ids"))
-
-
-def _template(
-    tokenizer: PreTrainedTokenizerBase, path: str | None, stop_ids: Sequence[int], findings: Findings
-) -> ChatTemplate:
-    template = ChatTemplate(tokenizer, path, stop_ids)
-    if path and tokenizer.chat_template and template.source != tokenizer.chat_template:
-        findings.add(
-            "chat template is not the tokenizer's own",
-            path,
-            "Serve with this template too: with the tokenizer's own the model would see prompts it was not trained on.",
-        )
-    if "strftime_now" in str(template.source or tokenizer.chat_template):
-        findings.add(
-            "chat template shows the date",
-            path or "the tokenizer's chat template",
-            "Prompts hold the day on which they are rendered: a run resumed on another day reads other tokens.",
-        )
-    return template

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from lorica.data.branches import branches
 from lorica.data.cache import RowCache, TokenisedRow
 from lorica.data.documents import documents
 from lorica.data.encoding import encode
@@ -58,7 +59,9 @@ class RowTokeniser:
 
     def _tokenise(self, records: Sequence[Record]) -> list[TokenisedRow]:
         """All together, which is fast; where one of them cannot be used, in halves, until it stands alone."""
-        if self._template is None and any(isinstance(record, Conversation) for record in records):
+        if self._template is None and any(
+            isinstance(branch, Conversation) for record in records for branch in branches(record).values()
+        ):
             self._template = self._make_template()
         try:
             return self._together(records)
@@ -71,13 +74,18 @@ class RowTokeniser:
     def _together(self, records: Sequence[Record]) -> list[TokenisedRow]:
         findings = Findings()
         rows = {record.source: TokenisedRow([], []) for record in records}
-        made = (one for record in records for one in documents(record, self._tokenizer, self._template, findings))
+        made = (
+            document
+            for record in records
+            for branch in branches(record).values()
+            for document in documents(branch, self._tokenizer, self._template, findings)
+        )
         for example in self._tokeniser.examples(made, findings):
             rows[example.source].examples.append(encode(example))
         for source, found in findings.by_row().items():
             rows[source].findings.extend(found)
         for record in records:
-            rows[record.source].findings.extend(look_at(record, self._tokenizer))
+            rows[record.source].findings.extend(look_at(record))
         return list(rows.values())
 
 

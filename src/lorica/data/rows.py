@@ -10,21 +10,14 @@ import codecs
 import gzip
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lorica.data.sources.row import Row
 
 SUPPORTED = "JSON Lines (.jsonl) or a JSON list of objects (.json), plain or gzipped (.gz)"
 SUFFIXES = (".jsonl", ".json", ".ndjson")
 AROUND = 30  # characters shown on each side of a fault
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One JSON object and where it stands: "file:line", or "file[index]" in a JSON list."""
-
-    source: str
-    values: dict[str, Any]
 
 
 def read_rows(path: str | Sequence[str]) -> Iterator[Row]:

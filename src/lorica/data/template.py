@@ -1,25 +1,41 @@
 """A chat template as the server uses it: rendering, and the tokens on which generation stops.
 
-Rendering is transformers' own (a sandboxed Jinja), so that training sees byte for byte what serving will.
+Rendering is transformers' own (a sandboxed Jinja, compiled once), so training sees byte for byte what serving does.
+What transformers does to the messages before each rendering is done here once a conversation, by the same functions:
+that is most of the time of a short rendering. A template that does not end is stopped by an alarm, which only the main
+thread of a POSIX system has.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
+from jinja2 import Template, TemplateError, nodes
 
 from lorica.data.messages import Conversation, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+TIME_LIMIT = 20.0  # seconds for one rendering, which takes microseconds a message
+
+
+class RenderingTimeout(Exception):
+    """The template did not end in time."""
+
+
 # What a sandboxed template can raise: its own refusals, and the slips of code that meets a message it did not expect.
-REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+REFUSALS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError,
+            MemoryError, RenderingTimeout)  # fmt: skip
 
 
 class ChatTemplate:
@@ -31,12 +47,20 @@ class ChatTemplate:
     Args:
         stop_ids: the ids on which the server stops (`eos_token_id` of the generation config); the tokenizer's
             `eos_token` is always one of them.
+        variables: given to every rendering, such as `{"enable_thinking": False}`; the server must be given them too.
 
     Raises:
         ValueError: there is no template, or its file cannot be read.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, path: str | None, stop_ids: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        path: str | None,
+        stop_ids: Sequence[int] = (),
+        variables: Mapping[str, Any] | None = None,
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
         self.tokenizer = tokenizer
         self.source = _read(path) if path else None
         if self.source is None and not tokenizer.chat_template:
@@ -48,9 +72,32 @@ class ChatTemplate:
         self.stops = _any_of([*stop_tokens, *([tokenizer.eos_token] if tokenizer.eos_token else [])])
         self.specials = _any_of(tokenizer.get_added_vocab())
         self.controls = _any_of(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
+        self._time_limit = time_limit
+        self._compiled: dict[bool, Template] = {}
+        self.layouts: dict[str, object] = {}  # what layout.py has learned of the template, by outline
+
+    @cached_property
+    def watched(self) -> list[str]:
+        """What the template may look for inside messages: its string constants that are no words and no punctuation."""
+        compiled = self._template(tools=False)
+        constants = (node.value for node in compiled.environment.parse(self._source(False)).find_all(nodes.Const))
+        texts = {text.strip() for text in constants if isinstance(text, str)}
+        return sorted(text for text in texts if re.search(r"[^\W_]", text) and re.search(r"[^\w\s]", text))
+
+    def prepared(self, conversation: Conversation) -> Conversation:
+        """The conversation as transformers hands it to a template: plain values, no nulls, reasoning by each name."""
+        from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
+
+        messages = [{k: v for k, v in message.items() if v is not None} for message in conversation.messages]
+        return replace(
+            conversation,
+            messages=_alias_reasoning_fields(_plain_template_data(messages)),
+            tools=_plain_template_data(conversation.tools),
+        )
 
     def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
-        """The text of `messages`, with the conversation's tools; with the generation prompt where `generate`.
+        """The text of prepared `messages`, with the conversation's tools; with the generation prompt where `generate`.
 
         Raises:
             ValueError: the template refuses them; with the row and the template's own words.
@@ -63,13 +110,26 @@ class ChatTemplate:
             raise _refusal(conversation, error) from error
 
     def _render(self, conversation: Conversation, messages: list[Message], generate: bool) -> str:
-        return self.tokenizer.apply_chat_template(
-            messages,
-            tools=conversation.tools,
-            chat_template=self.source,
-            add_generation_prompt=generate,
-            tokenize=False,
-        )
+        template = self._template(tools=conversation.tools is not None)
+        with _alarm(self._time_limit):
+            return template.render(
+                messages=messages,
+                tools=conversation.tools,
+                documents=None,
+                add_generation_prompt=generate,
+                **self._variables,
+            )
+
+    def _template(self, tools: bool) -> Template:
+        """Compiled; a tokenizer may have a template of its own for conversations with tools."""
+        from transformers.utils.chat_template_utils import _compile_jinja_template
+
+        if tools not in self._compiled:
+            self._compiled[tools] = _compile_jinja_template(self._source(tools))
+        return self._compiled[tools]
+
+    def _source(self, tools: bool) -> str:
+        return str(self.tokenizer.get_chat_template(self.source, [] if tools else None))
 
     def _render_textual_arguments(
         self, conversation: Conversation, messages: list[Message], generate: bool, error: Exception
@@ -79,6 +139,24 @@ class ChatTemplate:
             return self._render(conversation, [_with_textual_arguments(message) for message in messages], generate)
         except REFUSALS:
             raise _refusal(conversation, error) from error
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, _time_out)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _time_out(number: int, frame: object) -> None:
+    raise RenderingTimeout("it did not end in time; it may loop forever")
 
 
 def _read(path: str) -> str:

@@ -2,17 +2,19 @@
 
 A document is tokenised once, as a whole. For each span the law is then checked: the tokens before it must be those the
 server gets when it tokenises the prompt alone. Added tokens are hard boundaries for every tokenizer, so only the piece
-from the last of them to the span is tokenised again. Where a token straddles the boundary, the span becomes an example
-of its own, of the prompt's own tokens and then the generated ones.
+from the last of them to the span is tokenised again, and equal pieces once. Where a token straddles the boundary, the
+span becomes an example of its own, of the prompt's own tokens and then the generated ones.
+
+The tokenizer is asked for a token's characters only where a span may begin or end, by bisection: the offsets of all
+tokens as Python objects would cost more than tokenising.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from operator import itemgetter
 from typing import TYPE_CHECKING
 from unicodedata import normalize
 
@@ -20,9 +22,11 @@ from lorica.data.examples import Example
 from lorica.data.findings import Findings
 
 if TYPE_CHECKING:
+    from tokenizers import Encoding
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 512  # documents a call of the tokenizer: enough to amortise the call, little enough to stay in cache
+TAIL, REMEMBERED = 200, 4096  # characters and number of prompt ends whose own tokens are kept: templates repeat a few
 ANCHORS = ("", "\n", "a", ".", "0")
 
 
@@ -36,12 +40,22 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
-    """Text with its supervised spans, in order.
+class Shade:
+    """Characters `start` to `end` of a document whose loss weight is `weight`, generated or not."""
 
-    `prefix` says whether the tokenizer's own first tokens (BOS) go before it, where the text does not begin with them;
-    `ending` are ids that the last span generates after its text; `generative` is False for plain text, which has no
-    completion.
+    start: int
+    end: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Text with its generated spans, in order.
+
+    `shades` overrule the weights of spans, later ones earlier ones; a token belongs to the shade of its first
+    character. `prefix` says whether the tokenizer's own first tokens (BOS) go before the text, where it does not begin
+    with them; `ending` are ids that the last span generates after its text; `generative` is False for plain text, which
+    has no completion.
     """
 
     source: str
@@ -50,12 +64,43 @@ class Document:
     prefix: bool = False
     ending: tuple[int, ...] = ()
     generative: bool = True
+    shades: list[Shade] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
 class _Tokens:
-    ids: list[int]
-    offsets: list[tuple[int, int]]
+    """The tokens of a text and, on demand, the characters they cover."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        self.ids: list[int] = encoding.ids
+        self._encoding = encoding
+
+    def start(self, token: int) -> int:
+        return self._characters(token)[0]
+
+    def end(self, token: int) -> int:
+        return self._characters(token)[1]
+
+    def starting_from(self, character: int) -> int:
+        """The first token that starts at or after `character`."""
+        return bisect_left(range(len(self.ids)), character, key=self.start)
+
+    def ending_by(self, character: int) -> int:
+        """How many of the first tokens end at or before `character`."""
+        return bisect_right(range(len(self.ids)), character, key=self.end)
+
+    def _characters(self, token: int) -> tuple[int, int]:
+        found: tuple[int, int] = self._encoding.token_to_chars(token) or (0, 0)
+        return found
+
+
+@dataclass(slots=True)
+class _Work:
+    """A document with its tokens; for each span the end of its prompt (`_tail`) and its first token."""
+
+    document: Document
+    tokens: _Tokens
+    tails: list[tuple[int, str]] = field(default_factory=list)
+    firsts: list[int | None] = field(default_factory=list)
 
 
 class Tokeniser:
@@ -73,60 +118,78 @@ class Tokeniser:
             )
         self._tokenizer = tokenizer
         self._added = set(tokenizer.get_added_vocab().values())
+        self._alone: dict[str, list[int]] = {}
         plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
         at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
         self._prefix: list[int] = whole[:at]
 
-    def examples(self, documents: Iterable[Document], findings: Findings) -> Iterator[Example]:
-        """One example for each document, in order, and one more for each span that a token straddles."""
+    def examples(self, documents: Iterable[Document | Example], findings: Findings) -> Iterator[Example]:
+        """One example for each document, in order, and one more for each span that a token straddles.
+
+        What is an example already passes through.
+        """
         documents = iter(documents)
         while chunk := list(islice(documents, CHUNK)):
-            encoded = self._encode([document.text for document in chunk])
-            tails = {
-                self._tail(document, tokens, span)[1]
-                for document, tokens in zip(chunk, encoded, strict=True)
-                for span in document.spans
-            }
-            alone = dict(zip(tails, (tokens.ids for tokens in self._encode(list(tails))), strict=True))
-            for document, tokens in zip(chunk, encoded, strict=True):
-                yield from self._example(document, tokens, alone, findings)
+            encoded = iter(self._encode([document.text for document in chunk if isinstance(document, Document)]))
+            work = [_Work(item, next(encoded)) if isinstance(item, Document) else item for item in chunk]
+            self._find_prompts([item for item in work if isinstance(item, _Work)])
+            for item in work:
+                if isinstance(item, _Work):
+                    yield from self._example(item, findings)
+                else:
+                    yield item
 
     def _encode(self, texts: list[str]) -> list[_Tokens]:
-        if not texts:
-            return []
-        encoded = self._tokenizer(
-            texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False, verbose=False
-        )
-        return [_Tokens(*pair) for pair in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)]
+        """Exactly as the tokenizer does without special tokens, less the lists of everything that it makes of them."""
+        backend = self._tokenizer.backend_tokenizer
+        if backend.truncation is not None:
+            backend.no_truncation()
+        if backend.padding is not None:
+            backend.no_padding()
+        backend.encode_special_tokens = self._tokenizer.split_special_tokens
+        return [_Tokens(encoding) for encoding in backend.encode_batch(texts, add_special_tokens=False)]
 
-    def _tail(self, document: Document, tokens: _Tokens, span: Span) -> tuple[int, str]:
+    def _find_prompts(self, work: list[_Work]) -> None:
+        """Notes for each span its first token, or None where the tokens before it are not those of the prompt alone."""
+        for item in work:
+            item.tails = [self._tail(item, span) for span in item.document.spans]
+        unknown = list({text for item in work for _, text in item.tails} - self._alone.keys())
+        alone = self._alone | dict(zip(unknown, (tokens.ids for tokens in self._encode(unknown)), strict=True))
+        for item in work:
+            for at, text in item.tails:
+                end = at + len(alone[text])
+                item.firsts.append(end if item.tokens.ids[at:end] == alone[text] else None)
+        short = {text: alone[text] for text in unknown if len(text) <= TAIL}
+        self._alone = (self._alone if len(self._alone) < REMEMBERED else {}) | short
+
+    def _tail(self, item: _Work, span: Span) -> tuple[int, str]:
         """The last added token before the span: its index and the text from it up to the span (0 and all if none)."""
-        at = bisect_right(tokens.offsets, span.start, key=itemgetter(1)) - 1
+        tokens, text = item.tokens, item.document.text
+        at = tokens.ending_by(span.start) - 1
         while at > 0 and tokens.ids[at] not in self._added:
             at -= 1
-        return (at, document.text[tokens.offsets[at][0] : span.start]) if at > 0 else (0, document.text[: span.start])
+        return (at, text[tokens.start(at) : span.start]) if at > 0 else (0, text[: span.start])
 
-    def _example(
-        self, document: Document, tokens: _Tokens, alone: dict[str, list[int]], findings: Findings
-    ) -> Iterator[Example]:
+    def _example(self, item: _Work, findings: Findings) -> Iterator[Example]:
+        document, tokens = item.document, item.tokens
         written = tokens.ids[: len(self._prefix)] == self._prefix
         prefix = self._prefix if document.prefix and not written else []
         ids = [*prefix, *tokens.ids, *document.ending]
         weights = [0.0] * len(ids)
         completion_start: int | None = None
         straddled: list[Span] = []
-        for span in document.spans:
-            at, tail = self._tail(document, tokens, span)
-            first = at + len(alone[tail])
-            last = bisect_left(tokens.offsets, span.end, key=itemgetter(0))
-            if tokens.ids[at:first] != alone[tail]:
+        for span, first in zip(document.spans, item.firsts, strict=True):
+            if first is None:
                 straddled.append(span)
                 continue
+            last = tokens.starting_from(span.end)
             self._check_stop(document, tokens.ids[first:last])
             completion_start = len(prefix) + first
             end = len(ids) if span is document.spans[-1] else len(prefix) + last
             weights[completion_start:end] = [span.weight] * (end - completion_start)
-        if completion_start is not None:
+        for shade in document.shades:
+            _shade(weights, tokens, shade, len(prefix))
+        if completion_start is not None or document.shades:
             yield _finish(document, ids, weights, completion_start)
         for span in straddled:
             findings.add(
@@ -152,13 +215,17 @@ class Tokeniser:
         whole = self._decode(self._encode([prompt + completion])[0].ids)
         for anchor in ANCHORS:
             anchor_ids = self._encode([anchor])[0].ids if anchor else []
-            ids = self._encode([anchor + completion])[0].ids
-            generated = ids[len(anchor_ids) :]
-            if ids[: len(anchor_ids)] == anchor_ids and self._decode(prompt_ids + generated) == whole:
+            anchored, tokens = len(anchor_ids), self._encode([anchor + completion])[0]
+            generated = tokens.ids[anchored:]
+            if tokens.ids[:anchored] == anchor_ids and self._decode(prompt_ids + generated) == whole:
                 self._check_stop(document, generated)
-                start, generated = len(prefix) + len(prompt_ids), [*generated, *document.ending]
-                weights = [0.0] * start + [span.weight] * len(generated)
-                return _finish(document, [*prefix, *prompt_ids, *generated], weights, start)
+                start = len(prefix) + len(prompt_ids)
+                weights = [0.0] * start + [span.weight] * (len(generated) + len(document.ending))
+                moved = len(anchor) - span.start
+                for shade in document.shades:
+                    within = Shade(max(shade.start + moved, len(anchor)), shade.end + moved, shade.weight)
+                    _shade(weights, tokens, within, start - anchored)
+                return _finish(document, [*prefix, *prompt_ids, *generated, *document.ending], weights, start)
         raise ValueError(
             f"{document.source}: the prompt's end {prompt[-20:]!r} and the completion's start {completion[:20]!r} "
             "cannot be tokenised apart. Move the white space at the boundary from one to the other."
@@ -167,6 +234,12 @@ class Tokeniser:
     def _decode(self, ids: list[int]) -> str:
         text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return normalize("NFC", str(text))  # some tokenizers compose characters, which a boundary may keep apart
+
+
+def _shade(weights: list[float], tokens: _Tokens, shade: Shade, moved: int) -> None:
+    """Gives the tokens that start in `shade` its weight; token t is weights[t + moved]."""
+    first, last = tokens.starting_from(shade.start) + moved, tokens.starting_from(shade.end) + moved
+    weights[first:last] = [shade.weight] * (last - first)
 
 
 def _finish(document: Document, ids: list[int], weights: list[float], completion_start: int | None) -> Example:

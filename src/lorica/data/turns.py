@@ -1,9 +1,8 @@
-"""What the server would see and what it would have to generate, for each assistant turn.
+"""What the server would see and what it would have to generate, for one assistant turn.
 
 A turn's prompt is the rendering of everything before it with `add_generation_prompt=True`: exactly what a server feeds
 the model. Its completion is the rest of the rendering that includes it, up to and including the first stop token.
-Turns whose text continues the text of the turn before share one document. A template that rewrites history (that drops
-earlier reasoning, say) breaks that continuity, and such a turn gets a document of its own, as the server would see it.
+This is the definition, a few renderings a turn; `layout.py` finds the same turns in one rendering of a conversation.
 """
 
 from __future__ import annotations
@@ -23,51 +22,24 @@ WRITTEN = ("content", "reasoning", "reasoning_content", "thinking")
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One assistant turn: the server's prompt, the text to generate (with its stop token), and its loss weight."""
+    """An assistant turn: message `index`, the server's prompt, and the text to generate, which ends with `ending`."""
 
+    index: int
     prompt: str
     completion: str
-    weight: float
+    ending: str
 
     @property
     def text(self) -> str:
         return self.prompt + self.completion
 
 
-def served_turns(template: ChatTemplate, conversation: Conversation, findings: Findings) -> list[list[Turn]]:
-    """The trained turns of a conversation, grouped into documents: in each, every turn's prompt extends the last text.
+def serve(template: ChatTemplate, conversation: Conversation, index: int, findings: Findings) -> Turn:
+    """The turn of message `index` (not the first) of a prepared conversation.
 
     Raises:
-        ValueError: naming the row, where the template refuses it or nothing says how the turn ends.
+        ValueError: naming the row, where the template refuses it or nothing says how the turn begins or ends.
     """
-    _note_controls(template, conversation, findings)
-    documents: list[list[Turn]] = []
-    for index, weight in enumerate(conversation.weights):
-        if weight == 0.0:
-            continue
-        if index == 0:
-            findings.add(
-                "opens with an assistant turn",
-                conversation.source,
-                "No server generates a turn before any message, so it is context and not trained.",
-            )
-            continue
-        turn = _serve(template, conversation, index, findings)
-        if documents and turn.prompt.startswith(documents[-1][-1].text):
-            documents[-1].append(turn)
-        else:
-            documents.append([turn])
-    if len(documents) > 1:
-        findings.add(
-            "history is rendered differently",
-            conversation.source,
-            "The template writes earlier turns differently from how they were generated, so each turn is trained as an "
-            "example of its own, as the server sees it.",
-        )
-    return documents
-
-
-def _serve(template: ChatTemplate, conversation: Conversation, index: int, findings: Findings) -> Turn:
     before, message = conversation.messages[:index], conversation.messages[index]
     prompt = template.render(conversation, before, generate=True)
     full = template.render(conversation, [*before, message])
@@ -80,9 +52,7 @@ def _serve(template: ChatTemplate, conversation: Conversation, index: int, findi
             f"The server's prompt ends with {prompt[-30:]!r}, which the template does not repeat before a finished "
             "turn; the turn is trained after the prompt, as served.",
         )
-    completion = _up_to_stop(template, conversation, index, full, start, findings)
-    _note_content(template, conversation.source, message, completion, findings)
-    return Turn(prompt, completion, conversation.weights[index])
+    return Turn(index, prompt, *_up_to_stop(template, conversation, index, full, start, findings))
 
 
 def _beginning(template: ChatTemplate, conversation: Conversation, index: int, prompt: str, full: str) -> int:
@@ -145,12 +115,12 @@ def _marked(message: Message) -> Message:
 
 def _up_to_stop(
     template: ChatTemplate, conversation: Conversation, index: int, full: str, start: int, findings: Findings
-) -> str:
-    """`full[start:]` up to and including the stop token; where it has none, with the stop token the server needs."""
+) -> tuple[str, str]:
+    """`full[start:]` up to its stop token; where it has none, with the one that the server needs. And that token."""
     if stop := template.stops.search(full, start):
-        return full[start : stop.end()]
+        return full[start : stop.end()], stop.group()
     if stop := template.stops.match(_continued(template, conversation, index), len(full)):
-        return full[start:] + stop.group()
+        return full[start:] + stop.group(), stop.group()
     ending = [token for token in template.specials.finditer(full, start) if not full[token.end() :].strip()]
     if ending:
         findings.add(
@@ -160,7 +130,8 @@ def _up_to_stop(
             f"{template.tokenizer.eos_token!r}; the server must stop on the former too (`eos_token_id` of the "
             "generation config).",
         )
-        return full[start : full.index(ending[0].group(), start) + len(ending[0].group())]
+        token = ending[0].group()
+        return full[start : full.index(token, start) + len(token)], token
     eos = template.tokenizer.eos_token
     if not eos:
         raise ValueError(
@@ -172,7 +143,7 @@ def _up_to_stop(
         conversation.source,
         f"The template ends assistant turns with no stop token; {eos!r} is trained after each, as a server needs it.",
     )
-    return full[start:] + str(eos)
+    return full[start:] + str(eos), str(eos)
 
 
 def _continued(template: ChatTemplate, conversation: Conversation, index: int) -> str:
@@ -187,33 +158,3 @@ def _continued(template: ChatTemplate, conversation: Conversation, index: int) -
     except ValueError:  # a template may refuse the made-up message; then it has nothing to tell
         return full
     return continued if continued.startswith(full) else full
-
-
-def _note_controls(template: ChatTemplate, conversation: Conversation, findings: Findings) -> None:
-    for message in conversation.messages:
-        if token := template.controls.search(message["content"]):
-            findings.add(
-                "special token in content",
-                conversation.source,
-                f"For example {token.group()!r} in a message of role {message['role']}: the tokenizer reads it as the "
-                "control token, here and when serving; generation ends at a stop token.",
-            )
-
-
-def _note_content(template: ChatTemplate, source: str, message: Message, completion: str, findings: Findings) -> None:
-    if not message["content"].strip() and not message.get("tool_calls"):
-        findings.add("empty assistant turn", source, "Only its stop token is trained.")
-    missing = [text for text in _written(message) if text.strip() not in completion]
-    if missing:
-        findings.add(
-            "text left out by the template",
-            source,
-            f"For example {missing[0]!r:.60}: it is in the assistant's message but not in what the server would have "
-            "to generate, so it is not trained.",
-        )
-
-
-def _written(message: Message) -> list[str]:
-    """What the assistant wrote: its texts and the names of the functions it called."""
-    calls = [call.get("function", call) for call in message.get("tool_calls") or []]
-    return [str(message[key]) for key in WRITTEN if message.get(key)] + [str(call.get("name", "")) for call in calls]

@@ -47,7 +47,7 @@ def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
     """What is to be trained, and what there is to say about it and the rows."""
     config = prepared.resolved.config
     _fit_packing(prepared, watcher)
-    for finding in prepared.findings:
+    for finding in prepared.rows.findings:
         watcher.notice(str(finding))
     adapter = attach(prepared.base, config.lora, seed=config.train.seed) if config.method == "lora" else None
     for note in adapter.notes if adapter is not None else []:
@@ -110,7 +110,7 @@ def _measure(prepared: Prepared, subject: Subject, watcher: Watcher) -> Evaluati
         return evaluate(
             prepared.base.model,
             prepared.base.tokenizer,
-            prepared.held_out,
+            prepared.rows.held_out,
             capacity=prepared.capacity,
             device=subject.device,
             metrics=metric_names(config.evaluate),
@@ -132,7 +132,9 @@ def _train(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watche
     def held_out_loss() -> float:
         with subject.evaluating():
             engine = subject.engine
-            return score(prepared.base.model, prepared.held_out, prepared.capacity, subject.device, engine=engine).loss
+            return score(
+                prepared.base.model, prepared.rows.held_out, prepared.capacity, subject.device, engine=engine
+            ).loss
 
     with Trackers(config.system.trackers, run, settings_with_origins(prepared.resolved)) as trackers:
 
@@ -140,8 +142,8 @@ def _train(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watche
             trackers.log(record)
             watcher.record(record, settings.steps)
 
-        measured = held_out_loss if prepared.held_out else None
-        loop = Loop(subject, prepared.training, config.train, settings, run, measured, on_record, watcher.notice)
+        measured = held_out_loss if prepared.rows.held_out else None
+        loop = Loop(subject, prepared.rows.training, config.train, settings, run, measured, on_record, watcher.notice)
         return loop.train()
 
 
@@ -150,7 +152,9 @@ def _loop_settings(prepared: Prepared) -> LoopSettings:
     assert config.train.lr != "auto"
     every = config.system.checkpoint_every
     return LoopSettings(
-        steps=total_steps(len(prepared.training), config.train.batch_size, config.train.epochs, config.train.steps),
+        steps=total_steps(
+            len(prepared.rows.training), config.train.batch_size, config.train.epochs, config.train.steps
+        ),
         lr=config.train.lr,
         tokens_per_microbatch=prepared.capacity,
         evaluate_every=config.evaluate.every,
@@ -204,7 +208,7 @@ def _finish(
                 "peak_memory_bytes": peak_memory_bytes(device),
                 "frozen_weights_unchanged": True,
             },
-            "findings": [asdict(finding) for finding in prepared.findings],
+            "findings": [asdict(finding) for finding in prepared.rows.findings],
             "settings": prepared.origins or settings_with_origins(prepared.resolved),
             "receipt": {
                 k: v for k, v in json.loads(run.receipt.read_text(encoding="utf-8")).items() if k != "settings"

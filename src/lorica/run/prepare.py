@@ -10,8 +10,8 @@ import torch
 
 from lorica.config import Resolved, default_learning_rate, derive
 from lorica.config.schema import EvaluateConfig, RunConfig
-from lorica.data import Finding, StoredExamples
 from lorica.data.gates import check_gates, refuse
+from lorica.data.read import WITHOUT_LOSS
 from lorica.evaluation.metrics import check_metric
 from lorica.models import Base, load
 from lorica.models.fingerprint import hash_template
@@ -26,14 +26,11 @@ LOGITS_BUDGET = 4 << 30
 
 @dataclass
 class Prepared:
-    """`resolved` has every derived value filled in; `training` and `held_out` share no row."""
+    """`resolved` has every derived value filled in."""
 
     resolved: Resolved
     base: Base
-    training: StoredExamples
-    held_out: StoredExamples
-    findings: list[Finding]
-    format: str
+    rows: RunRows
     capacity: int  # tokens of a microbatch; 1 computes every row alone
     origins: dict[str, Any] | None = None  # of a resumed run: what its first receipt says of the settings
 
@@ -60,16 +57,21 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
         watcher.notice(note)
     resolved = _derive_model_values(resolved, base)
     rows = _rows(resolved.config, base, watcher)
-    _use_template(config.data.chat_template, rows.format, base, watcher)
+    _use_template(config.data.chat_template, rows, base, watcher)
     capacity = resolved.config.system.tokens_per_microbatch
     assert capacity != "auto"
-    return Prepared(_derive_out(resolved), base, rows.training, rows.held_out, rows.findings, rows.format, capacity)
+    return Prepared(_derive_out(resolved), base, rows, capacity)
 
 
 def _rows(config: RunConfig, base: Base, watcher: Watcher) -> RunRows:
     vocabulary = base.model.get_input_embeddings().weight.shape[0]
     rows = read_rows(config, Server(base.tokenizer, sorted(base.stop_ids), vocabulary), watcher)
     refuse(rows.findings)
+    if any(finding.name == WITHOUT_LOSS for finding in rows.findings):
+        raise ValueError(
+            f"the rows were read as {rows.format}, and there is no loss for that yet. `lorica data preview` shows "
+            "them; to train on the good answers, give those as `messages`, or as `prompt` and `completion`."
+        )
     watcher.notice(f"read {rows.rows:,} rows as {rows.format}")
     if config.evaluate.enabled and config.evaluate.every is not None and not rows.held_out:
         raise ValueError(
@@ -86,12 +88,12 @@ def metric_names(evaluate: EvaluateConfig) -> list[str]:
     return [evaluate.metric] if isinstance(evaluate.metric, str) else evaluate.metric
 
 
-def _use_template(path: str | None, format: str, base: Base, watcher: Watcher) -> None:
+def _use_template(path: str | None, rows: RunRows, base: Base, watcher: Watcher) -> None:
     """Give the tokenizer the template that the rows were rendered with, so that it is saved and served with the run."""
     if path is None:
         return
-    if format != "messages":
-        watcher.notice(f"data.chat_template has no effect: the rows were read as {format}")
+    if not rows.conversational:
+        watcher.notice(f"data.chat_template has no effect: the rows were read as {rows.format}, without conversations")
         return
     base.tokenizer.chat_template = Path(path).read_text(encoding="utf-8")
     base.hashes["template"] = str(hash_template(base.tokenizer))

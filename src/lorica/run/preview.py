@@ -11,13 +11,14 @@ import numpy as np
 from lorica.config import Resolved
 from lorica.config.schema import RunConfig
 from lorica.data import Example, StoredExamples, pack, step_rows
+from lorica.data.branches import branches, texts
 from lorica.data.cache import TokenisedRow
 from lorica.data.encoding import decode
 from lorica.data.findings import Findings
 from lorica.data.formats import Record
 from lorica.data.messages import Conversation
 from lorica.data.preview import Preview, ShownExample, show
-from lorica.data.read import TokenisedRows
+from lorica.data.stream import TokenisedRows
 from lorica.data.template import REFUSALS
 from lorica.run.check import capacity_of, check_rows, server_of
 from lorica.run.rows import RunRows, Server, open_cache, read_rows
@@ -66,19 +67,20 @@ def _of_row(record: Record, row: TokenisedRow, server: Server) -> Iterator[Shown
         found = row.findings or [("trains nothing", "No token of it would be trained.")]
         ids = server.tokenizer(_text(record, server), add_special_tokens=False)["input_ids"]
         yield show(Example(record.source, ids, [0.0] * len(ids)), server.tokenizer, (), found)
+    names = list(branches(record))
     for number, encoded in enumerate(row.examples, start=1):
-        name = f"part {number}" if len(row.examples) > 1 else ""
+        name = names[number - 1] if len(names) == len(row.examples) else f"part {number}"
         yield show(decode(encoded, record.source), server.tokenizer, server.stop_ids, row.findings, name)
 
 
 def _text(record: Record, server: Server) -> str:
     """The text of a record of which nothing is trained, rendered if the tokenizer's own template takes it."""
-    if not isinstance(record, Conversation):
-        return "".join(value for name in ("prompt", "completion", "text") if (value := getattr(record, name, "")))
-    try:
-        return str(server.tokenizer.apply_chat_template(record.messages, tools=record.tools, tokenize=False))
-    except REFUSALS:
-        return "\n".join(f"{message['role']}: {message['content']}" for message in record.messages)
+    if isinstance(record, Conversation):
+        try:
+            return str(server.tokenizer.apply_chat_template(record.messages, tools=record.tools, tokenize=False))
+        except REFUSALS:
+            pass
+    return "\n".join(text for branch in branches(record).values() for text in texts(branch))
 
 
 def _worst(read: RunRows, count: int, config: RunConfig, server: Server, watcher: Watcher) -> list[ShownExample]:

@@ -11,20 +11,21 @@ from lorica.config import Resolved, result_settings, value_of
 from lorica.data import StoredExamples
 from lorica.files import hash_json
 from lorica.models import Base
+from lorica.run.rows import RunRows
 
 _PACKAGES = ("lorica", "torch", "transformers", "tokenizers", "safetensors", "numpy")
 
 
-def receipt(
-    resolved: Resolved, base: Base, training: StoredExamples, held_out: StoredExamples, format: str
-) -> dict[str, Any]:
-    """Hashes of settings, base and data; versions; the machine. `format` is what the rows were read as."""
+def receipt(resolved: Resolved, base: Base, rows: RunRows) -> dict[str, Any]:
+    """Hashes of settings, base and data; versions; the machine. `format` is what the rows were read as; where they are
+    `conversational`, prompts go through the chat template."""
     return {
-        "format": format,
+        "format": rows.format,
+        "conversational": rows.conversational,
         "settings_hash": hash_json(result_settings(resolved.config)),
         "base": {"name": base.name, "dtype": str(base.dtype).removeprefix("torch."), **base.hashes},
-        "data": {"training": hash_examples(training), "held_out": hash_examples(held_out)},
-        "rows": {"training": len(training), "held_out": len(held_out)},
+        "data": {"training": hash_examples(rows.training), "held_out": hash_examples(rows.held_out)},
+        "rows": {"training": len(rows.training), "held_out": len(rows.held_out)},
         "seed": resolved.config.train.seed,
         "versions": {"python": platform.python_version()} | {name: version(name) for name in _PACKAGES},
         "machine": machine(base.device),

@@ -88,4 +88,4 @@ def _open_run(run: RunFolder, device: str, allow_other_base: bool, base_only: bo
     adapter = None
     if not whole and not base_only:
         adapter = load_adapter(base, run.adapter, allow_other_base=allow_other_base).eval()
-    return Opened(base, adapter, conversational=receipt["format"] == "messages")
+    return Opened(base, adapter, conversational=receipt["conversational"])

@@ -10,10 +10,11 @@ from typing import Any
 from lorica.config.schema import DataConfig, RunConfig
 from lorica.data import Finding, StoredExamples, split_held_out
 from lorica.data.cache import RowCache, cache_folder
-from lorica.data.findings import Findings
+from lorica.data.findings import Findings, counted
 from lorica.data.gates import judge
 from lorica.data.gates.together import look_at_held_out
 from lorica.data.lengths import LengthPolicy
+from lorica.data.mixture import mix
 from lorica.data.read import Examples, survey
 from lorica.data.row_key import row_context
 from lorica.data.store import store
@@ -44,6 +45,7 @@ class RunRows:
     format: str
     findings: list[Finding]
     lengths: LengthPolicy
+    conversational: bool
 
 
 def read_rows(config: RunConfig, server: Server, watcher: Watcher) -> RunRows:
@@ -62,10 +64,11 @@ def read_rows(config: RunConfig, server: Server, watcher: Watcher) -> RunRows:
     elif config.evaluate.enabled and training:
         training, held_out = split_held_out(training, config.evaluate.held_out, config.train.seed)
         _note_too_few(training, held_out, findings)
+    training = mix(training, read.counts, [source.weight for source in config.data.sources[: len(read.counts)]])
     judged = judge(findings.all(), len(held_out), config.data.gates)
     order = ("error", "warn", "note")
     found = sorted([*read.findings, *others, *judged], key=lambda finding: order.index(finding.severity))
-    return RunRows(training, held_out, read.rows, read.format, found, read.lengths)
+    return RunRows(training, held_out, read.rows, read.format, found, read.lengths, read.conversational)
 
 
 def open_cache(config: RunConfig, data: DataConfig, server: Server, watcher: Watcher) -> RowCache:
@@ -101,8 +104,8 @@ def _note_too_few(training: StoredExamples, held_out: StoredExamples, findings: 
             "too few rows to hold out",
             [],
             0,
-            f"{len(training)} examples are too few to share, so nothing will be measured before and after. Name a file "
-            "of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3.",
+            f"There is too little to share ({counted(len(training), 'example')}), so nothing will be measured before "
+            "and after. Name a file of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3.",
         )
 
 

@@ -106,7 +106,7 @@ def _stops_told(run: RunFolder) -> Iterator[None]:
 
 
 def _receipt(prepared: Prepared) -> dict[str, Any]:
-    return receipt(prepared.resolved, prepared.base, prepared.training, prepared.held_out, prepared.format)
+    return receipt(prepared.resolved, prepared.base, prepared.rows)
 
 
 def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:

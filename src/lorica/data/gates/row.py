@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from lorica.data.branches import Branch, branches, texts
 from lorica.data.formats import Completion, Record, Text
-from lorica.data.messages import Conversation
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # The two- and three-byte UTF-8 sequences of Latin letters, punctuation and emoji, read as Windows-1252.
 MOJIBAKE = re.compile(r"[ÃÂ][\u0080-\u00bf]|â€[\u0080-\u00bf™œžšŸ˜“”•–—¦¢¡¹º]|ðŸ[\u0080-\u00bf™œžš˜“”•–—]")
@@ -22,28 +18,20 @@ WRITTEN_TURN = re.compile(
 SHORT = 20  # characters; a completion may well begin with a prompt that is shorter
 
 
-def look_at(record: Record, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[str, str]]:
+def look_at(record: Record) -> Iterator[tuple[str, str]]:
     """What the gates find in the text of a row: (name, message)."""
-    texts = list(_texts(record))
-    for name, message in (
-        ("replacement character", _replacement_character(texts)),
-        ("mojibake", _mojibake(texts)),
-        ("control character", _control_character(texts)),
-        ("completion repeats the prompt", _repeats_prompt(record)),
-        ("prompt runs into the completion", _runs_into(record)),
-        ("conversation as plain text", _written_out(record)),
-    ):
-        if message is not None:
-            yield name, message
-
-
-def _texts(record: Record) -> Iterator[str]:
-    if isinstance(record, Conversation):
-        yield from (message["content"] for message in record.messages if isinstance(message.get("content"), str))
-    elif isinstance(record, Completion):
-        yield from (record.prompt, record.completion)
-    elif isinstance(record, Text):
-        yield record.text
+    for branch in branches(record).values():
+        written = texts(branch)
+        for name, message in (
+            ("replacement character", _replacement_character(written)),
+            ("mojibake", _mojibake(written)),
+            ("control character", _control_character(written)),
+            ("completion repeats the prompt", _repeats_prompt(branch)),
+            ("prompt runs into the completion", _runs_into(branch)),
+            ("conversation as plain text", _written_out(branch)),
+        ):
+            if message is not None:
+                yield name, message
 
 
 def _replacement_character(texts: list[str]) -> str | None:
@@ -75,31 +63,31 @@ def _control_character(texts: list[str]) -> str | None:
     )
 
 
-def _repeats_prompt(record: Record) -> str | None:
-    if not isinstance(record, Completion):
+def _repeats_prompt(branch: Branch) -> str | None:
+    if not isinstance(branch, Completion):
         return None
-    prompt = record.prompt.strip()
-    if len(prompt) < SHORT or not record.completion.lstrip().startswith(prompt):
+    prompt = branch.prompt.strip()
+    if len(prompt) < SHORT or not branch.completion.lstrip().startswith(prompt):
         return None
     return (
         "The completion begins with the whole prompt, so the model would learn to repeat what it is asked. Cut it off."
     )
 
 
-def _runs_into(record: Record) -> str | None:
-    if not isinstance(record, Completion) or not (record.prompt and record.completion):
+def _runs_into(branch: Branch) -> str | None:
+    if not isinstance(branch, Completion) or not (branch.prompt and branch.completion):
         return None
-    last, first = record.prompt[-1], record.completion[0]
+    last, first = branch.prompt[-1], branch.completion[0]
     if not (last.isalnum() and first.isalnum() and (last + first).isascii()):
         return None
     return (
-        f"{(record.prompt[-15:] + record.completion[:15])!r}: nothing separates prompt and completion. End the prompt "
+        f"{(branch.prompt[-15:] + branch.completion[:15])!r}: nothing separates prompt and completion. End the prompt "
         "with a line break, or begin the completion with a space."
     )
 
 
-def _written_out(record: Record) -> str | None:
-    if not isinstance(record, Text) or not (match := WRITTEN_TURN.search(record.text)):
+def _written_out(branch: Branch) -> str | None:
+    if not isinstance(branch, Text) or not (match := WRITTEN_TURN.search(branch.text)):
         return None
     return (
         f"{match.group()!r} looks like an assistant's turn, but as plain text all turns are trained, the user's too. "

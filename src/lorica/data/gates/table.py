@@ -16,9 +16,11 @@ GATES = (
     Gate("cannot be read", "error", "a file, or rows of it, that cannot be read", fixed=True),
     Gate("cannot be used", "error", "a row that the template refuses or that cannot be tokenised", fixed=True),
     Gate("row cannot be read", "warn", "a row that data.on_error: skip leaves out", ruins_above=0.5),
+    Gate("field is not read", "note", "a field of the rows that their format has no use for"),
     # What is trained.
     Gate("trains nothing", "warn", "a row without a trained token; it is dropped", ruins_above=0.5),
     Gate("nothing to train", "error", "no row has a trained token", fixed=True),
+    Gate("no loss for this format", "note", "preference and KTO rows, which can be looked at but not yet trained on"),
     Gate("too long", "error", "an example longer than max_length, where data.too_long is error", fixed=True),
     Gate("made to fit", "note", "an example longer than max_length, and what data.too_long made of it"),
     Gate("truncation", "error", "more than 1 % of the supervised tokens are lost to max_length"),
@@ -61,7 +63,6 @@ GATES = (
     Gate("too few rows to hold out", "warn", "no rows are left for the comparison of before and after"),
 )  # fmt: skip
 
-_BY_NAME = {gate.name: gate for gate in GATES}
 _BY_KEY = {gate.key: gate for gate in GATES}
 
 
@@ -82,7 +83,7 @@ def judge(findings: Sequence[Finding], rows: int, chosen: Mapping[str, Severity]
     `rows` is how many there are; a finding that no gate names is a note.
     """
     order = ("error", "warn", "note")
-    judged = [_BY_NAME.get(it.name, Gate(it.name, "note", "")).judge(it, rows, chosen) for it in findings]
+    judged = [_BY_KEY.get(it.gate, Gate(it.name, "note", "")).judge(it, rows, chosen) for it in findings]
     return sorted((it for it in judged if it.severity in order), key=lambda it: order.index(it.severity))
 
 
@@ -91,7 +92,7 @@ def refuse(findings: Sequence[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if not errors:
         return
-    settable = [it.gate for it in errors if it.name not in _BY_NAME or not _BY_NAME[it.name].fixed]
+    settable = [it.gate for it in errors if it.gate not in _BY_KEY or not _BY_KEY[it.gate].fixed]
     keys = ", ".join(f"{key}: warn" for key in settable)
     consent = f" What is meant to be so is let through with data.gates='{{{keys}}}'." if keys else ""
     raise RefusedData(errors, f"Mend the data or the settings.{consent}")
