@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from lorica.cli import chat, config, data, demo, doctor, generate, inspect, report, train
+from lorica.cli import adapters, chat, config, data, demo, doctor, generate, inspect, report, train
 from lorica.cli.version import version_option
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("chat")(chat.chat)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)
+app.add_typer(adapters.app, name="adapters")
 app.add_typer(config.app, name="config")
 app.add_typer(data.app, name="data")
 

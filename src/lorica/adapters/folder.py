@@ -1,0 +1,113 @@
+"""An adapter folder in PEFT's format, read as pairs and written from pairs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorica.adapters.pairs import Pair
+from lorica.files import read_json, write_json, write_safetensors
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
+from lorica.lora.peft_config import lora_config
+from lorica.lora.targets import rank_and_alpha, scaling
+
+PREFIX = "base_model.model."
+ENDINGS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
+
+
+@dataclass(frozen=True)
+class AdapterFiles:
+    """A saved adapter. `pairs` by module name; `embeddings` are those of them that look rows up; `others` are the
+    tensors beside the pairs (whole modules, token rows) by their names in the file."""
+
+    folder: Path
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    pairs: dict[str, Pair]
+    embeddings: frozenset[str]
+    others: dict[str, Tensor]
+
+
+def read_adapter(folder: str | Path) -> AdapterFiles:
+    """Read the adapter in `folder`, strictly.
+
+    Raises ValueError for a missing or damaged file, a pickle, settings that change what an adapter computes in a way
+    that this version does not have, half a pair, values that are not finite, and DoRA, whose magnitudes make what it
+    adds depend on the base.
+    """
+    folder = Path(folder)
+    values = read_json(folder / CONFIG)
+    config = lora_config(values, folder / CONFIG)
+    if config.use_dora:
+        raise ValueError(
+            f"{folder} is a DoRA adapter: what it adds depends on the base's own weights, so it cannot be combined or "
+            "shrunk by itself. Merge it into its base, or train a plain LoRA."
+        )
+    provenance, tensors = read_weights(folder)
+    pairs, embeddings = {}, set()
+    for key in sorted(tensors):
+        down = next((ending for ending in ENDINGS if key.endswith(ending)), None)
+        if down is None:
+            continue
+        stem = key.removesuffix(down)
+        if stem + ENDINGS[down] not in tensors:
+            raise ValueError(f"{folder / WEIGHTS} has {key} but no {stem + ENDINGS[down]}; the adapter is incomplete.")
+        name = stem.removeprefix(PREFIX)
+        scale = scaling(*rank_and_alpha(name, config), config.use_rslora)
+        pairs[name] = _pair(tensors, key, stem + ENDINGS[down], scale, folder)
+        embeddings |= {name} if down == ".lora_embedding_A" else set()
+    others = {key: tensor for key, tensor in tensors.items() if ".lora_" not in key}
+    if not pairs:
+        raise ValueError(f"{folder / WEIGHTS} holds no low-rank pair, so there is nothing to combine or to shrink.")
+    return AdapterFiles(folder, values, provenance, pairs, frozenset(embeddings), others)
+
+
+def _pair(tensors: Mapping[str, Tensor], down: str, up: str, scale: float, folder: Path) -> Pair:
+    a, b = tensors[down].double(), tensors[up].double()
+    if a.dim() != 2 or b.dim() != 2 or a.shape[0] != b.shape[1]:
+        raise ValueError(f"{folder / WEIGHTS}: {down} {tuple(a.shape)} and {up} {tuple(b.shape)} are not a pair.")
+    if not (torch.isfinite(a).all() and torch.isfinite(b).all()):
+        raise ValueError(f"{folder / WEIGHTS}: {down} or {up} holds NaN or infinite values; it cannot be used.")
+    return Pair(a, b * scale)
+
+
+def write_adapter(folder: Path, like: AdapterFiles, pairs: Mapping[str, Pair], made: Mapping[str, Any]) -> None:
+    """Write `pairs` as a plain LoRA of scale 1 with the base and the other tensors of `like`; `made` says of what and
+    how, and stays in the provenance.
+
+    Raises OSError if the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = dict(like.others)
+    for name, pair in pairs.items():
+        down, up = list(ENDINGS.items())[name in like.embeddings]
+        tensors[f"{PREFIX}{name}{down}"], tensors[f"{PREFIX}{name}{up}"] = pair.down.float(), pair.up.float()
+    provenance = {**like.provenance, "made": dict(made)}
+    metadata = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
+    write_safetensors(folder / WEIGHTS, tensors, metadata)
+    write_json(folder / CONFIG, _config(like.config, pairs))
+
+
+def _config(values: dict[str, Any], pairs: Mapping[str, Pair]) -> dict[str, Any]:
+    """Alpha is the rank everywhere, which is a scale of 1 for every reader."""
+    [(common, _)] = Counter(pair.rank for pair in pairs.values()).most_common(1)
+    other = {name: pair.rank for name, pair in sorted(pairs.items()) if pair.rank != common}
+    return values | {
+        "r": common,
+        "lora_alpha": common,
+        "rank_pattern": other,
+        "alpha_pattern": dict(other),
+        "use_rslora": False,
+        "init_lora_weights": True,
+        "target_modules": sorted(pairs),
+        "exclude_modules": None,
+        "layers_to_transform": None,
+        "layers_pattern": None,
+    }
