@@ -15,7 +15,8 @@ pytestmark = pytest.mark.skipif(not has_triton(), reason="needs Triton, which is
 def test_the_interpreter_agrees_with_float64() -> None:
     """One process for all of `interpreted.py`: Triton decides at import whether it interprets."""
     here = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", str(here / "interpreted.py")]
+    options = ["-q", "-o", "addopts=", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, str(here / "interpreted.py")]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     outcome = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert outcome.returncode == 0, outcome.stdout[-6000:] + outcome.stderr[-2000:]
