@@ -7,18 +7,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lorica.exporting import ExportResult, export
     from lorica.lora import Adapter, attach, load_adapter
     from lorica.models import Base, load
     from lorica.run import RunResult, evaluate, train
 
-__all__ = ["Adapter", "Base", "RunResult", "attach", "evaluate", "load", "load_adapter", "train"]
+__all__ = [
+    "Adapter",
+    "Base",
+    "ExportResult",
+    "RunResult",
+    "attach",
+    "evaluate",
+    "export",
+    "load",
+    "load_adapter",
+    "train",
+]
 
 _ROOMS = {
     "Adapter": "lorica.lora",
     "Base": "lorica.models",
+    "ExportResult": "lorica.exporting",
     "RunResult": "lorica.run",
     "attach": "lorica.lora",
     "evaluate": "lorica.run",
+    "export": "lorica.exporting",
     "load": "lorica.models",
     "load_adapter": "lorica.lora",
     "train": "lorica.run",

@@ -6,9 +6,10 @@ to the next: the same tensors must give the same bytes. The library reads them.
 
 import hashlib
 import json
+import math
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+TORCH_DTYPES = {name: dtype for dtype, name in _DTYPES.items()}
 
 
 def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> str:
@@ -86,18 +88,29 @@ def sync_folder(folder: Path) -> None:
 def safetensors_pieces(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[bytes]:
     """The safetensors file of `tensors`, sorted by name, a tensor at a time: equal tensors and metadata give equal
     bytes, and no more than one tensor is held besides them."""
+    layout = {name: (tensor.dtype, list(tensor.shape)) for name, tensor in tensors.items()}
+    return lazy_safetensors_pieces(layout, tensors.__getitem__, metadata)
+
+
+def lazy_safetensors_pieces(
+    layout: Mapping[str, tuple[torch.dtype, list[int]]],
+    read: Callable[[str], Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> Iterator[bytes]:
+    """The same of tensors that `read` makes when their turn comes; `layout` names their types and shapes."""
     header: dict[str, object] = {"__metadata__": dict(sorted((metadata or {}).items()))}
     offset = 0
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        end = offset + tensor.numel() * tensor.element_size()
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+    for name in sorted(layout):
+        dtype, shape = layout[name]
+        end = offset + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": _DTYPES[dtype], "shape": shape, "data_offsets": [offset, end]}
         offset = end
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
     yield struct.pack("<Q", len(encoded)) + encoded
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    for name in sorted(layout):
+        tensor = read(name).detach().cpu().contiguous()
+        assert (tensor.dtype, list(tensor.shape)) == layout[name]
         yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 

@@ -30,3 +30,5 @@ Cli = Callable[..., Outcome]
 TRAIN_KEYS = {"run", "steps", "final_loss", "seconds", "tokens_per_second", "peak_memory_bytes", "report"}
 REPORT_KEYS = {"before", "after", "intervals", "forgetting", "trainable_parameters", "plan", "measured", "samples"}
 GENERATE_KEYS = {"prompt", "completion", "token_ids"}
+EXPORT_KEYS = {"path", "files", "proof", "ok"}
+PROOF_KEYS = {"max_logit_difference", "kl", "greedy_agreement", "delta_survival", "metric_change"}

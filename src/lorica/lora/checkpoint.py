@@ -175,11 +175,14 @@ def _halve(layer: LoraLayer, down: Tensor, up: Tensor, lane: int) -> None:
 
 
 def _is_the_base(adapter: Adapter, key: str, tensor: Tensor) -> bool:
-    """PEFT may save a copy of the base's embeddings; fine if it is what this base has."""
+    """PEFT may save a copy of the base's embeddings; fine if it is what this base has. Of a model without values (on
+    the meta device) only the shape is compared here."""
     name = key[len(_PREFIX) :].removesuffix(".weight").removesuffix(".base_layer")
     module = dict(adapter.model.named_modules()).get(name)
     base = getattr(module, "weight", None)  # of an adapted module: its base's
-    return isinstance(base, Tensor) and base.shape == tensor.shape and torch.equal(base.cpu(), tensor.to(base.dtype))
+    if not isinstance(base, Tensor) or base.shape != tensor.shape:
+        return False
+    return base.is_meta or torch.equal(base.cpu(), tensor.to(base.dtype))
 
 
 def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:

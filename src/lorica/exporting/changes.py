@@ -1,0 +1,166 @@
+"""What a fine-tune does to each weight of its base, one tensor at a time and without the model.
+
+A change maps a stored weight (fp32, in the file's orientation) to the weight that serves alone what base and adapter
+serve together. The adapter is attached to a model without values, so that it is read by the same strict rules as for
+training.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lorica.exporting.skeleton import Skeleton
+from lorica.exporting.stored import StoredTensor
+from lorica.files import read_json
+from lorica.lora.checkpoint import CONFIG, adapter_tensors, load_adapter, read_weights
+from lorica.lora.layer import LoraEmbedding, LoraLayer
+from lorica.lora.peft_config import lora_config
+from lorica.lora.targets import find_targets, tied_pair
+from lorica.lora.weights import is_transposed
+
+PREFIX = "base_model.model."
+
+
+class Change(Protocol):
+    def apply(self, weight: Tensor) -> Tensor:
+        """The changed weight, fp32, of `weight`, fp32 and of the shape that the base's file has."""
+        ...
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """`weight + up @ down`, then DoRA's rescaling of each output. `down` (r, in); `up` (out, r), the scale folded in;
+    `magnitude` (out) or None. `transposed`: the file has the weight as (in, out)."""
+
+    down: Tensor
+    up: Tensor
+    magnitude: Tensor | None = None
+    transposed: bool = False
+
+    def apply(self, weight: Tensor) -> Tensor:
+        weight = weight.t() if self.transposed else weight
+        merged = torch.addmm(weight, self.up, self.down)
+        if self.magnitude is not None:
+            merged *= (self.magnitude / merged.norm(dim=1))[:, None]
+        return merged.t() if self.transposed else merged
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """A weight trained whole."""
+
+    value: Tensor
+
+    def apply(self, weight: Tensor) -> Tensor:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A weight of a fully trained model, read when it is asked for."""
+
+    stored: StoredTensor
+
+    def apply(self, weight: Tensor) -> Tensor:
+        return self.stored.read().float()
+
+
+@dataclass(frozen=True)
+class NewRows:
+    """Some rows of an embedding or of its tied head: `rows` (tokens, dim)."""
+
+    tokens: list[int]
+    rows: Tensor
+
+    def apply(self, weight: Tensor) -> Tensor:
+        changed = weight.clone()
+        changed[self.tokens] = self.rows
+        return changed
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The copy of a base weight that PEFT saved with an adapter."""
+
+    name: str
+    value: Tensor
+
+    def apply(self, weight: Tensor) -> Tensor:
+        if not torch.equal(self.value.to(weight.dtype), weight):
+            raise ValueError(
+                f"the adapter holds a copy of {self.name} that is not what this base has: it was made on another base, "
+                "or with resized embeddings. Export it on the base it was made on."
+            )
+        return weight
+
+
+@dataclass(frozen=True)
+class Changes:
+    """`by_parameter`: a change for each parameter that is not the base's. `tied`: (embedding, head) parameter names if
+    the base has one weight for both, and `untie` whether the fine-tune makes them two. `notes` are lines the
+    user should see."""
+
+    by_parameter: dict[str, Change]
+    tied: tuple[str, str] | None = None
+    untie: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read_changes(base: Skeleton, folder: Path, *, allow_other_base: bool = False) -> Changes:
+    """The changes of the adapter in `folder` (PEFT's format). Strict as `load_adapter`, whose ValueErrors it raises."""
+    pair = tied_pair(base.model)
+    config = lora_config(read_json(folder / CONFIG), folder / CONFIG)
+    tokens = find_targets(base.model, config, every_name_matches=False).rows
+    adapter = load_adapter(base, folder, allow_other_base=allow_other_base)
+    tensors = {key.removeprefix(PREFIX): value for key, value in read_weights(folder)[1].items()}
+    used = {key.removeprefix(PREFIX) for key in adapter_tensors(adapter)}
+    found: dict[str, Change] = {}
+    for key in tensors.keys() - used:
+        name = key.replace(".base_layer.", ".")
+        found[name] = Unchanged(name, tensors[key])
+    for name, layer in adapter.layers.items():
+        found[f"{name}.weight"] = _low_rank(name, layer, tensors)
+    for name, copied in adapter.copies.items():
+        keys = [f"{name}.{key}" for key, _ in copied.trained.named_parameters()]
+        found |= {key: Replaced(tensors[key].float()) for key in keys}
+    for name in adapter.rows:
+        source = name if name in tokens else pair[0] if pair else name
+        rows = tensors[f"{source}.token_adapter.trainable_tokens_delta"].float()
+        found[f"{name}.weight"] = NewRows(tokens[source], rows)
+    adapter.detach()
+    return _with_tie(found, pair, adapter.notes)
+
+
+def _low_rank(name: str, layer: LoraLayer, tensors: dict[str, Tensor]) -> LowRank:
+    embedding = isinstance(layer, LoraEmbedding)
+    down, up = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
+    magnitude = tensors.get(f"{name}.lora_magnitude_vector")
+    return LowRank(
+        tensors[f"{name}.{down}"].float(),
+        tensors[f"{name}.{up}"].float() * layer.scale,
+        None if magnitude is None else magnitude.float(),
+        is_transposed(layer.base),
+    )
+
+
+def _with_tie(found: dict[str, Change], pair: tuple[str, str] | None, notes: list[str]) -> Changes:
+    if pair is None:
+        return Changes(found, notes=notes)
+    embedding, head = (f"{name}.weight" for name in pair)
+    first, second = found.get(embedding), found.get(head)
+    untie = not _same(first, second)
+    if not untie:
+        found.pop(head, None)
+    return Changes(found, (embedding, head), untie, notes)
+
+
+def _same(first: Change | None, second: Change | None) -> bool:
+    """Whether a tied pair stays one weight."""
+    if isinstance(first, NewRows) and isinstance(second, NewRows):
+        return True  # the head was given the embedding's own rows
+    if isinstance(first, Replaced) and isinstance(second, Replaced):
+        return torch.equal(first.value, second.value)
+    return first is None and second is None

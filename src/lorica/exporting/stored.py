@@ -1,0 +1,58 @@
+"""The tensors of a model's safetensors files by name, each read when it is asked for."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lorica.files import TORCH_DTYPES
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """One tensor of a file. `shape` as the file has it."""
+
+    name: str
+    file: Path
+    dtype: torch.dtype
+    shape: list[int]
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    def read(self) -> Tensor:
+        with safe_open(self.file, "pt") as file:
+            tensor: Tensor = file.get_tensor(self.name)
+        return tensor
+
+
+def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """All tensors of `files` by name.
+
+    Raises ValueError for a file that is truncated or otherwise damaged, a type that torch lacks, and a name that two
+    files hold.
+    """
+    found: dict[str, StoredTensor] = {}
+    for path in files:
+        try:
+            with safe_open(path, "pt") as file:
+                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+                headers = {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
+        except (SafetensorError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}); download it again.") from None
+        for name, (dtype, shape) in headers.items():
+            if dtype not in TORCH_DTYPES:
+                raise ValueError(
+                    f"{path}: {name} is stored as {dtype}, which cannot be merged into; use a 16-bit base."
+                )
+            if name in found:
+                raise ValueError(
+                    f"{name} is in {found[name].file.name} and in {path.name}; one of them is not this model's."
+                )
+            found[name] = StoredTensor(name, path, TORCH_DTYPES[dtype], list(shape))
+    return found

@@ -1,0 +1,25 @@
+"""Merges an adapter into a base of many shards and prints how far the memory rose above where it stood: run by
+test_memory."""
+
+import json
+import sys
+from pathlib import Path
+
+from lorica.exporting.merged import write_merged
+from lorica.exporting.source import open_source, read_weights_of
+
+
+def peak() -> int:
+    """Bytes; Linux only."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) << 10
+
+
+adapter, out = Path(sys.argv[1]), Path(sys.argv[2])
+source = open_source(adapter)
+weights = read_weights_of(source)
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins again from where memory stands
+before = peak()
+out.mkdir()
+write_merged(source, weights, out, None)
+print(json.dumps({"grew": peak() - before, "shard": max(file.stat().st_size for file in out.glob("*.safetensors"))}))
