@@ -1,5 +1,5 @@
 """Merges an adapter into a base of many shards and prints how far the memory rose above where it stood: run by
-test_memory."""
+test_merge_memory."""
 
 import json
 import sys
