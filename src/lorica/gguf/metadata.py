@@ -1,0 +1,70 @@
+"""Metadata by key, each read as the type that is expected of it."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lorica.gguf.values import FLOATS, INTEGERS, Type, Value
+
+
+class Metadata(Mapping[str, Value]):
+    """The values of a file. Its readers return the default where a key is absent, and without one raise ValueError, as
+    they do for a value of another type."""
+
+    def __init__(self, source: Path | str, values: Mapping[str, Value]) -> None:
+        self.source, self._values = source, dict(values)
+
+    def __getitem__(self, key: str) -> Value:
+        return self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def text(self, key: str, default: str | None = None) -> str:
+        return self._read(key, (Type.STRING,), "text", default)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        return self._read(key, INTEGERS, "a whole number", default)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        return self._read(key, (*FLOATS, *INTEGERS), "a number", default)
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        return self._read(key, (Type.BOOL,), "true or false", default)
+
+    def texts(self, key: str, default: list[str] | None = None) -> list[str]:
+        return self._array(key, (Type.STRING,), "an array of text", default)
+
+    def integers(self, key: str, default: list[int] | None = None) -> list[int]:
+        return self._array(key, INTEGERS, "an array of whole numbers", default)
+
+    def numbers(self, key: str, default: list[float] | None = None) -> list[float]:
+        return self._array(key, (*FLOATS, *INTEGERS), "an array of numbers", default)
+
+    def _read(self, key: str, types: tuple[Type, ...], what: str, default: Any) -> Any:
+        value = self._values.get(key)
+        if value is None:
+            return self._default(key, default)
+        if value.type not in types:
+            raise ValueError(f"{self.source}: {key} is of type {_type_of(value)}, where {what} belongs.")
+        return value.content
+
+    def _array(self, key: str, elements: tuple[Type, ...], what: str, default: Any) -> Any:
+        value = self._values.get(key)
+        if value is None:
+            return self._default(key, default)
+        if value.element not in elements:
+            raise ValueError(f"{self.source}: {key} is of type {_type_of(value)}, where {what} belongs.")
+        return value.content if value.element == Type.STRING else value.content.tolist()
+
+    def _default(self, key: str, default: Any) -> Any:
+        if default is None:
+            raise ValueError(f"{self.source} has no {key} in its metadata; it is incomplete, or no language model.")
+        return default
+
+
+def _type_of(value: Value) -> str:
+    return value.type.name if value.element is None else f"{value.type.name} of {value.element.name}"

@@ -1,0 +1,152 @@
+"""Scaled rotary embeddings: transformers' `rope_parameters` and GGUF's metadata and factor tensors, both directions.
+
+llama.cpp stores the result of Llama 3's rule, a factor for each frequency; the rule's parameters are recovered from the
+factors. Factors that no such rule gives are LongRoPE's, with the same list for short and long inputs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorica.gguf.metadata import Metadata
+from lorica.gguf.values import Value, count, number, shortest, text
+
+FACTORS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
+TOLERANCE = 1e-5  # of recovered factors, which files hold in fp32
+
+
+def read_rope(metadata: Metadata, name: str, factors: Mapping[str, Tensor], context: int) -> dict[str, Any]:
+    """`rope_parameters` of the architecture `name`; `factors` are the factor tensors of the file, by name.
+
+    Raises ValueError for a scaling that transformers has no form for.
+    """
+    theta = shortest(metadata.number(f"{name}.rope.freq_base", 10000.0))
+    return {"rope_theta": theta} | _scaling(metadata, name, factors, context, theta)
+
+
+def _scaling(
+    metadata: Metadata, name: str, factors: Mapping[str, Tensor], context: int, theta: float
+) -> dict[str, Any]:
+    kind = metadata.text(f"{name}.rope.scaling.type", "linear")
+    old_key = metadata.number(f"{name}.rope.scale_linear", 1.0)
+    factor = shortest(metadata.number(f"{name}.rope.scaling.factor", old_key))
+    original = metadata.integer(f"{name}.rope.scaling.original_context_length", context)
+    if SHORT in factors and LONG in factors:
+        attention = shortest(metadata.number(f"{name}.rope.scaling.attn_factor", 1.0))
+        return _longrope(factors[SHORT], factors[LONG], original, attention)
+    if FACTORS in factors:
+        return _llama3(factors[FACTORS], theta) or _longrope(factors[FACTORS], factors[FACTORS], original, 1.0)
+    if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
+        return {"rope_type": "default"}
+    if kind == "linear":
+        return {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        return _yarn(metadata, name, factor, original)
+    raise ValueError(
+        f"{metadata.source}: rope scaling of the type {kind} without its factor tensors; Lorica reads none, linear, "
+        "yarn, and the factors of Llama 3 and LongRoPE."
+    )
+
+
+def _yarn(metadata: Metadata, name: str, factor: float, original: int) -> dict[str, Any]:
+    prefix = f"{name}.rope.scaling."
+    if metadata.number(prefix + "yarn_log_multiplier", 0.0) or metadata.number(prefix + "yarn_ext_factor", 1.0) != 1:
+        raise ValueError(f"{metadata.source}: a YaRN scaling with a log multiplier or extrapolation factor of its own.")
+    found = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    found["beta_fast"] = shortest(metadata.number(prefix + "yarn_beta_fast", 32.0))
+    found["beta_slow"] = shortest(metadata.number(prefix + "yarn_beta_slow", 1.0))
+    own = metadata.number(prefix + "attn_factor", 1.0)
+    if own != 1:
+        found["attention_factor"] = own * (0.1 * math.log(factor) + 1)
+    return found
+
+
+def _longrope(short: Tensor, long: Tensor, original: int, attention: float) -> dict[str, Any]:
+    lists = {"short_factor": short.tolist(), "long_factor": long.tolist()}
+    fixed = {"attention_factor": attention, "original_max_position_embeddings": original}
+    return {"rope_type": "longrope"} | lists | fixed
+
+
+def _llama3(factors: Tensor, theta: float) -> dict[str, Any] | None:
+    """The rule that gives `factors` (frequencies), or None. With s the share kept of a frequency in the transition,
+    1 / factor = (1 - s) / F + s, and s is linear in the frequency: two points give it."""
+    exact = factors.double()
+    largest = float(exact.max())
+    frequencies = theta ** (-torch.arange(len(exact), dtype=torch.float64) / len(exact)) / (2 * math.pi)
+    middle = (exact > 1 + TOLERANCE) & (exact < largest * (1 - TOLERANCE))
+    if int(middle.sum()) < 2 or largest <= 1:
+        return None
+    share = (1 / exact[middle] - 1 / largest) / (1 - 1 / largest)
+    system = torch.stack([frequencies[middle], torch.ones_like(share)], 1)
+    slope, offset = torch.linalg.lstsq(system, share).solution.tolist()
+    if offset >= 0 or slope <= 0:
+        return None
+    # share = (original * frequency - low) / (high - low); only ratios matter, so low is 1
+    parameters = {"factor": largest, "low_freq_factor": 1.0, "high_freq_factor": 1 - 1 / offset}
+    parameters["original_max_position_embeddings"] = round(-slope / offset)
+    for key in ("factor", "high_freq_factor"):
+        if abs(parameters[key] - round(parameters[key])) < 1e-3:
+            parameters[key] = float(round(parameters[key]))
+    again = llama3_factors(parameters, theta, len(exact))
+    return {"rope_type": "llama3"} | parameters if torch.allclose(again, exact, rtol=TOLERANCE, atol=0) else None
+
+
+def llama3_factors(parameters: Mapping[str, Any], theta: float, pairs: int) -> Tensor:
+    """What Llama 3's rule divides each of `pairs` frequencies by, fp64 (pairs). As transformers'
+    `_compute_llama3_parameters`."""
+    frequencies = theta ** (-torch.arange(pairs, dtype=torch.float64) / pairs)
+    wavelength = 2 * math.pi / frequencies
+    factor, original = parameters["factor"], parameters["original_max_position_embeddings"]
+    low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
+    share = ((original / wavelength - low) / (high - low)).clamp(0, 1)
+    return 1 / ((1 - share) / factor + share)
+
+
+def write_rope(parameters: Mapping[str, Any], name: str, pairs: int) -> tuple[dict[str, Value], dict[str, Tensor]]:
+    """Metadata and fp32 factor tensors for flat `rope_parameters`.
+
+    Raises ValueError for a kind of scaling that llama.cpp does not have.
+    """
+    kind = parameters.get("rope_type", "default")
+    prefix = f"{name}.rope.scaling."
+    found = {f"{name}.rope.freq_base": number(parameters["rope_theta"])}
+    if kind == "default":
+        return found, {}
+    if kind == "llama3":
+        return found, {FACTORS: llama3_factors(parameters, parameters["rope_theta"], pairs).float()}
+    if kind == "longrope":
+        return found | _write_longrope(parameters, prefix), {
+            LONG: torch.tensor(parameters["long_factor"]),
+            SHORT: torch.tensor(parameters["short_factor"]),
+        }
+    if kind in ("linear", "yarn"):
+        found |= {prefix + "type": text(kind), prefix + "factor": number(parameters["factor"])}
+        return found | (_write_yarn(parameters, prefix) if kind == "yarn" else {}), {}
+    raise ValueError(f"llama.cpp has no rope scaling like transformers' {kind}; it has linear, yarn, llama3, longrope.")
+
+
+def _write_longrope(parameters: Mapping[str, Any], prefix: str) -> dict[str, Value]:
+    original = parameters["original_max_position_embeddings"]
+    attention = parameters.get("attention_factor")
+    if attention is None:
+        factor = parameters.get("factor") or 1.0
+        attention = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return {
+        prefix + "type": text("longrope"),
+        prefix + "original_context_length": count(original),
+        prefix + "attn_factor": number(attention),
+    }
+
+
+def _write_yarn(parameters: Mapping[str, Any], prefix: str) -> dict[str, Value]:
+    found = {prefix + "original_context_length": count(parameters["original_max_position_embeddings"])}
+    for ours, theirs in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+        if parameters.get(ours) is not None:
+            found[prefix + theirs] = number(parameters[ours])
+    if parameters.get("attention_factor") is not None:
+        usual = 0.1 * math.log(parameters["factor"]) + 1
+        found[prefix + "attn_factor"] = number(parameters["attention_factor"] / usual)
+    return found

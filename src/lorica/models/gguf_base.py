@@ -1,0 +1,125 @@
+"""A base from a GGUF file: its matrices stay packed as the file holds them, memory-mapped where their order allows it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorica.gguf.architectures import Architecture, Place, architecture
+from lorica.gguf.read_config import read_config
+from lorica.gguf.split import GgufModel
+from lorica.models.packed import packed_module
+from lorica.models.skeleton import empty_model, put, replace, unfilled
+from lorica.quant import codec_of_type
+
+NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+
+
+@dataclass
+class GgufWeights:
+    """A model built from a file; `notes` are lines the user should see."""
+
+    model: Any
+    notes: list[str]
+
+
+def build(file: GgufModel, dtype: torch.dtype) -> GgufWeights:
+    """The model in `file`, computing in `dtype`.
+
+    Raises ValueError for an architecture that is not supported, and for tensors that are missing, of another shape than
+    the metadata says, of a type without a codec, or (norms and biases) not finite.
+    """
+    config = read_config(file.metadata, file.tensors, file.values)
+    found = architecture(file.metadata.text("general.architecture"), file.path)
+    _check_layers(file, config.num_hidden_layers)
+    model = empty_model(config, dtype)
+    used = set()
+    for name, module in list(model.named_modules()):
+        for leaf, parameter in list(module.named_parameters(recurse=False)):
+            whole = f"{name}.{leaf}"
+            if whole == "lm_head.weight" and config.tie_word_embeddings:
+                continue
+            place = find_place(file, found, config, whole)
+            used.add(place.tensor)
+            _fill(model, file, whole, place, parameter, dtype)
+    model.tie_weights()
+    missing = unfilled(model)
+    assert not missing, f"{missing} are without values"
+    return GgufWeights(model, _notes(file, used))
+
+
+def _check_layers(file: GgufModel, layers: int) -> None:
+    """Metadata that claims more layers than there are would build a large model only to miss its first tensor."""
+    if f"blk.{layers - 1}.attn_norm.weight" not in file.tensors:
+        raise ValueError(f"{file.path} says that it has {layers} layers, and lacks tensors of the last one.")
+
+
+def find_place(file: GgufModel, found: Architecture, config: Any, parameter: str) -> Place:
+    """Where `file` holds a parameter: in its own tensor, or as a part of a fused one."""
+    place = found.place(parameter, config.num_attention_heads, config.num_key_value_heads)
+    if place is not None and place.tensor in file.tensors:
+        return place
+    fused = None if place is None else _in_fused(file, config, place)
+    if fused is None:
+        named = "no tensor" if place is None else f"no {place.tensor}"
+        raise ValueError(f"{file.path} has {named} for {parameter}; it is incomplete, or no usual {found.name} model.")
+    return fused
+
+
+def _in_fused(file: GgufModel, config: Any, place: Place) -> Place | None:
+    """The part of `attn_qkv` that a q, k or v is; llama.cpp's converter joins them on request."""
+    stem, kind = place.tensor.rsplit(".", 2)[1:]
+    block = place.tensor.rsplit(".", 2)[0]
+    tensor = f"{block}.attn_qkv.{kind}"
+    if stem not in ("attn_q", "attn_k", "attn_v") or tensor not in file.tensors:
+        return None
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    query, key = config.num_attention_heads * size, config.num_key_value_heads * size
+    part = {"attn_q": (0, query), "attn_k": (query, query + key), "attn_v": (query + key, query + 2 * key)}[stem]
+    if file.tensors[tensor].shape[0] != query + 2 * key:
+        raise ValueError(f"{file.path}: {tensor} has {file.tensors[tensor].shape[0]} rows, and q, k, v {query + 2 * key}.")
+    return Place(tensor, place.heads, place.shift, part)
+
+
+def _fill(
+    model: nn.Module, file: GgufModel, name: str, place: Place, parameter: Tensor, dtype: torch.dtype
+) -> None:
+    info = file.tensors[place.tensor]
+    rows = info.shape[0] if place.part is None else place.part[1] - place.part[0]
+    if (rows, *info.shape[1:]) != tuple(parameter.shape):
+        raise ValueError(
+            f"{file.path}: {place.tensor} is {(rows, *info.shape[1:])}, and by the metadata {name} is "
+            f"{tuple(parameter.shape)}; the file is damaged."
+        )
+    if parameter.ndim == 2:
+        codec = codec_of_type(info.type.id)
+        packed = place.from_file(file.rows(place.tensor))
+        module_name = name.rpartition(".")[0]
+        replace(model, module_name, packed_module(model.get_submodule(module_name), codec, packed, dtype))
+        return
+    values = place.from_file(file.values(place.tensor)) - place.shift
+    if not torch.isfinite(values).all():
+        raise ValueError(f"{file.path}: {place.tensor} holds NaN or infinite values; the file is damaged.")
+    put(model, name, values.to(dtype))
+
+
+def _notes(file: GgufModel, used: set[str]) -> list[str]:
+    unused = sorted(name for name in file.tensors if name not in used and not name.endswith(NOT_WEIGHTS))
+    notes = [f"{len(unused)} tensors in {file.path} are not used: {', '.join(unused[:5])}"] if unused else []
+    if file.metadata.integer("phi3.attention.sliding_window", 0):
+        notes.append("the file names a sliding window, which llama.cpp ignores for phi3, and so does this base")
+    if "rope_factors_long.weight" in file.tensors:
+        notes.append(
+            "the file has LongRoPE factors for short and long inputs; here the length of an input decides which are "
+            "used, in llama.cpp the size of the context that the server was started with"
+        )
+    return notes
+
+
+def types(file: GgufModel) -> Iterator[tuple[str, int]]:
+    """(type, values) of every matrix."""
+    for info in file.tensors.values():
+        if len(info.shape) > 1:
+            yield info.type.name, info.shape[0] * info.shape[1]

@@ -1,0 +1,54 @@
+"""A model without weights: its modules, buffers that follow from the config, and places for tensors to be put in."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+
+def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The causal language model of `config`, in evaluation mode, its parameters on the meta device.
+
+    Buffers that no file holds (rotary frequencies, embedding scales) are computed by the model's own initialisation,
+    as transformers does it when it loads a model.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    for module in model.modules():
+        names = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
+        if names:
+            for name in names:
+                module.register_buffer(
+                    name,
+                    torch.empty_like(getattr(module, name), device="cpu"),
+                    persistent=name not in module._non_persistent_buffers_set,
+                )
+            model._init_weights(module)
+    return model.eval().requires_grad_(False)
+
+
+def put(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Make `tensor` the parameter or buffer called `name`."""
+    owner, leaf = _owner(model, name)
+    if leaf in owner._buffers:
+        owner._buffers[leaf] = tensor
+    else:
+        setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` in the place of the module called `name`."""
+    owner, leaf = _owner(model, name)
+    setattr(owner, leaf, module)
+
+
+def unfilled(model: nn.Module) -> list[str]:
+    """Parameters and buffers that are still without values."""
+    tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
+    return [name for name, tensor in tensors if tensor.is_meta]
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, leaf = name.rpartition(".")
+    return model.get_submodule(path), leaf
