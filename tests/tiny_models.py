@@ -12,15 +12,21 @@ from transformers import (
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
+    GemmaConfig,
+    GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
 )
@@ -60,6 +66,18 @@ def gpt2(**fields: Any) -> Any:
 
 def qwen2(**fields: Any) -> Any:
     return made(Qwen2ForCausalLM, Qwen2Config(**COMMON | {"tie_word_embeddings": False} | fields))
+
+
+def qwen3(**fields: Any) -> Any:
+    return made(Qwen3ForCausalLM, Qwen3Config(**COMMON | {"tie_word_embeddings": False, "head_dim": 10} | fields))
+
+
+def gemma(**fields: Any) -> Any:
+    return made(GemmaForCausalLM, GemmaConfig(**COMMON | {"head_dim": 6} | fields))
+
+
+def phi3(**fields: Any) -> Any:
+    return made(Phi3ForCausalLM, Phi3Config(**COMMON | {"tie_word_embeddings": False} | fields))
 
 
 def gemma2(**fields: Any) -> Any:

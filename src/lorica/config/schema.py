@@ -27,11 +27,12 @@ Metric = Literal["exact_match", "bleu", "chrf"] | MetricFunction
 class ModelConfig(Section):
     """The frozen base model."""
 
-    path: Text = Field(description="Directory of a transformers model, or a hub id")
+    path: Text = Field(description="Directory of a transformers model, a GGUF file, or a hub id")
     revision: Text | None = Field(None, description="Branch, tag or commit of a hub id; null is its main branch")
     dtype: Literal["auto", "bf16", "fp32"] = Field(
         "auto", description="Precision of the base; auto is bf16 where the hardware multiplies it natively, else fp32"
     )
+    tokenizer: Text | None = Field(None, description="Directory of another tokenizer; null is the model's own")
     weights: Literal["as-is"] = Field(
         "as-is", description="How the base is held in memory; as-is is what the files hold"
     )

@@ -1,9 +1,9 @@
 """Which parameter of transformers lies in which tensor of a GGUF file, and in which form.
 
-llama.cpp's rotary embedding takes neighbouring features for `llama`, where transformers takes features half a head apart:
-such files have the rows of q and k in another order. Blocks of packed weights run along rows, so rows are put in order as
-they are packed. Gemma's norms multiply by one plus their weight; files hold the sum. Some files have q, k and v in one
-tensor; its rows are the three in a row.
+llama.cpp's rotary embedding takes neighbouring features for `llama`, where transformers takes features half a head
+apart: such files have the rows of q and k in another order. Blocks of packed weights run along rows, so rows are put in
+order as they are packed. Gemma's norms multiply by one plus their weight; files hold the sum. Some files have q, k and
+v in one tensor; its rows are the three in a row.
 """
 
 import re
@@ -81,8 +81,8 @@ class Architecture:
             if parameter == f"{module}.weight":
                 return f"{stem}.weight"
         found = _LAYER.fullmatch(parameter)
-        stem = self._stems.get(found[2]) if found else None
-        return f"blk.{found[1]}.{stem}.{found[3]}" if found and stem else None
+        inside = self._stems.get(found[2]) if found else None
+        return f"blk.{found[1]}.{inside}.{found[3]}" if found and inside else None
 
     def parameter(self, tensor: str) -> str | None:
         """The parameter that a tensor holds, or None for one that transformers does not have."""

@@ -1,8 +1,8 @@
 """How byte-level vocabularies cut text into words before merging, by llama.cpp's names (`tokenizer.ggml.pre`).
 
 The patterns are those of the models' own tokenizers, which llama.cpp's are made after; of several each cuts what the
-ones before it left whole. `ignore_merges`: a word that is a token is taken whole. `begins`: whether texts begin with the
-beginning-of-sequence token where the file does not say.
+ones before it left whole. `ignore_merges`: a word that is a token is taken whole. `begins`: whether texts begin with
+the beginning-of-sequence token where the file does not say.
 """
 
 from dataclasses import dataclass

@@ -27,6 +27,9 @@ ALIGNMENT = 32
 LONGEST_NAME = 63  # bytes; llama.cpp's names have 64 with the final zero
 LONGEST_KEY = 65535
 MOST_AXES = 4
+MOST_TEXTS = 1 << 22  # in one array; the largest vocabularies have a quarter of a million
+MOST_TENSORS = 1 << 17
+MOST_VALUES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ class _Reader:
         if version not in VERSIONS:
             raise ValueError(_version_message(version))
         tensor_count, value_count = self.scalar(Type.UINT64), self.scalar(Type.UINT64)
-        self.check_count(value_count, 13, "metadata values")
-        self.check_count(tensor_count, 33, "tensors")
+        self.check_count(value_count, 13, MOST_VALUES, "metadata values")
+        self.check_count(tensor_count, 33, MOST_TENSORS, "tensors")
         metadata = self.metadata(value_count)
         return metadata, self.tensors(tensor_count, _alignment(metadata))
 
@@ -109,10 +112,12 @@ class _Reader:
         self.at += length
         return taken
 
-    def check_count(self, count: int, least: int, what: str) -> None:
-        """`count` things of at least `least` bytes each have to fit in what is left."""
+    def check_count(self, count: int, least: int, most: int, what: str) -> None:
+        """`count` things of at least `least` bytes each have to fit in what is left, and be no more than `most`."""
         if count * least > self.size - self.at:
             raise ValueError(f"it announces {count:,} {what}, more than its {self.size:,} bytes can hold")
+        if count > most:
+            raise ValueError(f"it has {count:,} {what}, and no model has more than {most:,}")
 
     def scalar(self, type: Type) -> Any:
         layout = FORMATS[type]
@@ -164,10 +169,10 @@ class _Reader:
         if element == Type.ARRAY:
             raise ValueError(f"an array of arrays at byte {self.at - 12:,}, which llama.cpp does not read either")
         if element == Type.STRING:
-            self.check_count(length, 8, "texts in an array")
+            self.check_count(length, 8, MOST_TEXTS, "texts in an array")
             return Value(Type.ARRAY, [self.text() for _ in range(length)], element)
         dtype = array_dtype(element)
-        self.check_count(length, dtype.itemsize, "numbers in an array")
+        self.check_count(length, dtype.itemsize, self.size, "numbers in an array")
         raw = self.take(length * dtype.itemsize)
         if element == Type.BOOL and np.frombuffer(raw, np.uint8).max(initial=0) > 1:
             raise ValueError(f"an array of truth values before byte {self.at:,} holds other numbers than 0 and 1")

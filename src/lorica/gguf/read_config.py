@@ -1,12 +1,13 @@
 """A transformers config from a GGUF file's metadata.
 
-A file's model is what llama.cpp computes with it: where llama.cpp ignores a setting (the sliding windows of `phi3`, say)
-or fixes one (Gemma's attention scale), so does the config.
+A file's model is what llama.cpp computes with it: where llama.cpp ignores a setting (the sliding windows of `phi3`,
+say) or fixes one (Gemma's attention scale), so does the config.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
 
@@ -43,9 +44,10 @@ def read_config(
     name = found.name
     if metadata.integer(f"{name}.expert_count", 0):
         raise ValueError(f"{metadata.source} holds a mixture of experts, which Lorica does not read from GGUF files.")
-    fields: dict[str, Any] = {field: _size(metadata, f"{name}.{key}") for key, field in SIZES.items() if "_kv" not in key}
-    heads = fields["num_attention_heads"]
-    fields["num_key_value_heads"] = _size(metadata, f"{name}.attention.head_count_kv", heads)
+    fields: dict[str, Any] = {}
+    for key, field in SIZES.items():  # keys have as many heads as queries unless the file says otherwise
+        default = fields["num_attention_heads"] if key.endswith("_kv") else None
+        fields[field] = _size(metadata, f"{name}.{key}", default)
     fields["rms_norm_eps"] = shortest(metadata.number(f"{name}.{EPSILON}"))
     fields["vocab_size"] = _vocabulary(metadata, tensors)
     fields["tie_word_embeddings"] = found.always_tied or "output.weight" not in tensors
@@ -57,8 +59,9 @@ def read_config(
     fields["rope_parameters"] = _rope_field(name, metadata, rope, head_size)
     try:
         return AutoConfig.for_model(found.model_type, **fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{metadata.source}: transformers refuses what its metadata says: {error}") from None
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        told = str(error).strip().splitlines()[-1].strip()
+        raise ValueError(f"{metadata.source}: transformers refuses what its metadata says: {told}") from None
 
 
 def _size(metadata: Metadata, key: str, default: int | None = None) -> int:

@@ -65,7 +65,9 @@ def open_model(path: str | Path) -> GgufModel:
     names = [path.with_name(f"{stem}-{number:05d}-of-{total:05d}.gguf") for number in range(1, total + 1)]
     missing = [name.name for name in names if not name.is_file()]
     if missing or not names:
-        raise ValueError(f"{path.parent} lacks {len(missing)} of the {total} files of {stem} ({', '.join(missing[:3])}).")
+        raise ValueError(
+            f"{path.parent} lacks {len(missing)} of the {total} files of {stem} ({', '.join(missing[:3])})."
+        )
     files = [read(name) for name in names]
     _check_parts(files)
     return GgufModel(files)
@@ -82,4 +84,6 @@ def _check_parts(files: list[GgufFile]) -> None:
     total = files[0].metadata.integer("split.tensors.count", sum(len(file.tensors) for file in files))
     held = sum(len(file.tensors) for file in files)
     if total != held:
-        raise ValueError(f"{files[0].path} counts {total} tensors in all files, which hold {held}; download them again.")
+        raise ValueError(
+            f"{files[0].path} counts {total} tensors in all files, which hold {held}; download them again."
+        )

@@ -17,14 +17,20 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 from lorica.gguf.metadata import Metadata
 from lorica.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 SPACE = "▁"
+LONGEST = 512  # letters of a token whose parts are looked for; real ones have at most some hundred
 OTHERWISE = "Give its tokenizer with model.tokenizer=DIRECTORY (tokenizer.json of the original model)."
-# llama.cpp ends generation at these whatever the file says, and takes them for control tokens
+# llama.cpp ends generation at these and takes them for control tokens, whatever type the file gives them
+# fmt: off
 ENDS = (
-    "<|eot_id|> <|im_end|> <|end|> <|return|> <|call|> <|flush|> <|calls|> <end_of_turn> <|endoftext|> </s> <|eom_id|> "
-    "<EOT> _<EOT> [EOT] [EOS] <|end_of_text|> <end_of_utterance> <eos> <turn|> <|tool_response> <｜end▁of▁sentence｜> [e~["
-).split()
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+)
+# fmt: on
+# ordinary text in some vocabularies (Qwen's has an HTML </s>), where training on it would teach to stop in an answer
+TEXT = ("</s>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<eos>")
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,9 @@ class Vocabulary:
     @property
     def ids(self) -> dict[str, int]:
         return {token: id for id, token in enumerate(self.tokens)}
+
+    def is_end(self, id: int) -> bool:
+        return self.tokens[id] in ENDS and (self.kinds[id] != NORMAL or self.tokens[id] not in TEXT)
 
 
 def read_tokenizer(metadata: Metadata) -> Any:
@@ -54,7 +63,9 @@ def read_tokenizer(metadata: Metadata) -> Any:
         backend = _byte_level(metadata, vocabulary, pre)
         begins, defaults = pre.begins, {}
     else:
-        raise ValueError(f"{metadata.source} has a tokenizer of the kind {kind}, which Lorica cannot rebuild. {OTHERWISE}")
+        raise ValueError(
+            f"{metadata.source} has a tokenizer of the kind {kind}, which Lorica cannot rebuild. {OTHERWISE}"
+        )
     backend.add_tokens(_added(vocabulary))
     ids = {name: _special(metadata, name, vocabulary, defaults) for name in ("bos", "eos", "unknown", "padding")}
     names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
@@ -70,12 +81,13 @@ def stop_ids(metadata: Metadata) -> list[int]:
     """Where llama.cpp ends generation: at the ends the file names, and at tokens with the name of one."""
     keys = [f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")]
     named = {metadata.integer(key) for key in keys if key in metadata}
-    tokens = metadata.texts("tokenizer.ggml.tokens", [])
-    found = {id for id, token in enumerate(tokens) if token in ENDS}
-    spelt = {tokens[id] for id in found}
-    if {"<|return|>", "<|call|>"} <= spelt or {"<|calls|>", "<|flush|>"} <= spelt:
-        found -= {id for id in found if tokens[id] == "<|end|>"}  # of a message there, not of the turn
-    return sorted(named | found)
+    if "tokenizer.ggml.tokens" not in metadata:
+        return sorted(named)
+    vocabulary = _vocabulary(metadata)
+    found = {token: id for id, token in enumerate(vocabulary.tokens) if vocabulary.is_end(id)}
+    if {"<|return|>", "<|call|>"} <= found.keys() or {"<|calls|>", "<|flush|>"} <= found.keys():
+        found.pop("<|end|>", None)  # of a message there, not of the turn
+    return sorted(named | set(found.values()))
 
 
 def _vocabulary(metadata: Metadata) -> Vocabulary:
@@ -99,8 +111,8 @@ def _is_utf8(token: str) -> bool:
 def _added(vocabulary: Vocabulary) -> list[AddedToken]:
     """Tokens that are found in text as a whole; llama.cpp takes the unknown token for one, too."""
     added = []
-    for token, kind in zip(vocabulary.tokens, vocabulary.kinds, strict=True):
-        special = kind in (CONTROL, UNKNOWN) or token in ENDS
+    for id, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.kinds, strict=True)):
+        special = kind in (CONTROL, UNKNOWN) or vocabulary.is_end(id)
         if special or kind == USER_DEFINED:
             added.append(AddedToken(token, normalized=False, special=special))
     return added
@@ -117,7 +129,7 @@ def _special(metadata: Metadata, name: str, vocabulary: Vocabulary, defaults: di
 
 
 def _adds(metadata: Metadata, end: str, default: bool, ids: dict[str, int | None]) -> bool:
-    wanted = metadata.flag(f"tokenizer.ggml.add_{end}_token", default)
+    wanted = metadata.flag(f"tokenizer.ggml.add_{end}_token", default and ids[end] is not None)
     if wanted and ids[end] is None:
         raise ValueError(f"{metadata.source} asks for a {end} token with every text and names none. {OTHERWISE}")
     return wanted
@@ -131,7 +143,9 @@ def _sentencepiece(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
     unknown = metadata.integer("tokenizer.ggml.unknown_token_id", 0)
     token = vocabulary.tokens[unknown] if 0 <= unknown < len(vocabulary.tokens) else None
     backend = Tokenizer(
-        models.BPE(vocabulary.ids, merges_of(vocabulary.tokens, scores), unk_token=token, fuse_unk=True, byte_fallback=True)
+        models.BPE(
+            vocabulary.ids, merges_of(vocabulary.tokens, scores), unk_token=token, fuse_unk=True, byte_fallback=True
+        )
     )
     prefix = metadata.flag("tokenizer.ggml.add_space_prefix", True)
     replace = normalizers.Replace(" ", SPACE)
@@ -142,10 +156,15 @@ def _sentencepiece(metadata: Metadata, vocabulary: Vocabulary) -> Tokenizer:
 
 
 def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str, str]]:
-    """The merges that scores imply: any two tokens that make a third, the best third first."""
+    """The merges that scores imply: any two tokens that make a third, the best third first.
+
+    Raises ValueError for a token too long to look through.
+    """
     known = set(tokens)
     merges: list[tuple[float, int, str, str]] = []
     for id, (token, score) in enumerate(zip(tokens, scores, strict=True)):
+        if len(token) > LONGEST:
+            raise ValueError(f"the tokenizer has a token of {len(token):,} letters; none has more than {LONGEST}.")
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left in known and right in known:
@@ -157,8 +176,14 @@ def merges_of(tokens: Sequence[str], scores: Sequence[float]) -> list[tuple[str,
 def _pre_tokenizer(metadata: Metadata) -> PreTokenizer:
     name = metadata.text("tokenizer.ggml.pre", "")
     if name not in PRE_TOKENIZERS:
-        told = f"cuts words in a way called {name}, which Lorica does not know" if name else "does not say how to cut words"
-        raise ValueError(f"the tokenizer in {metadata.source} {told}; it would give other tokens in silence. {OTHERWISE}")
+        told = (
+            f"cuts words in a way called {name}, which Lorica does not know"
+            if name
+            else "does not say how to cut words"
+        )
+        raise ValueError(
+            f"the tokenizer in {metadata.source} {told}; it would give other tokens in silence. {OTHERWISE}"
+        )
     return PRE_TOKENIZERS[name]
 
 
@@ -177,5 +202,7 @@ def _byte_level(metadata: Metadata, vocabulary: Vocabulary, pre: PreTokenizer) -
     backend.decoder = decoders.ByteLevel()
     missing = sorted(set(bytes_to_unicode().values()) - ids.keys())
     if len(missing) > 64:  # a few bytes never occur in UTF-8 and are left out by some
-        raise ValueError(f"{metadata.source}: the tokenizer lacks {len(missing)} of 256 bytes; it is no byte-level one.")
+        raise ValueError(
+            f"{metadata.source}: the tokenizer lacks {len(missing)} of 256 bytes; it is no byte-level one."
+        )
     return backend

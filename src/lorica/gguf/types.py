@@ -27,7 +27,9 @@ class TensorType:
         if not 0 < values <= LARGEST or max(axes) > LARGEST:
             raise ValueError(f"the tensor {tensor} has the shape {list(axes)}, which is empty or too large")
         if axes[0] % self.block:
-            raise ValueError(f"the tensor {tensor} has rows of {axes[0]:,}, no whole blocks of {self.block} ({self.name})")
+            raise ValueError(
+                f"the tensor {tensor} has rows of {axes[0]:,}, no whole blocks of {self.block} ({self.name})"
+            )
         return values // self.block * self.block_bytes
 
 

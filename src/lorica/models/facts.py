@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig
 
-from lorica.models.locate import model_folder, one_line
+from lorica.gguf.read_config import read_config
+from lorica.gguf.split import GgufModel, open_model
+from lorica.gguf.tokenizer import stop_ids
+from lorica.models.directory import read_tokenizer
+from lorica.models.gguf_base import gguf_tokenizer
+from lorica.models.locate import gguf_file, model_folder, one_line
 
 UNREADABLE = (ValueError, OSError, KeyError, TypeError, AttributeError)
 
@@ -24,24 +29,32 @@ class ModelFacts:
     longest: int | None
 
 
-def read_facts(name: str, revision: str | None = None) -> ModelFacts:
-    """The facts of a model directory, a hub id, or a folder with nothing but a tokenizer.
+def read_facts(name: str, revision: str | None = None, tokenizer: str | None = None) -> ModelFacts:
+    """The facts of a model directory, a hub id, a GGUF file, or a folder with nothing but a tokenizer. `tokenizer` is a
+    directory to read the tokenizer from instead.
 
     Raises:
         ValueError: there is no such folder, or it has no tokenizer that transformers can read.
     """
+    file = gguf_file(name, revision)
+    if file is not None:
+        return _gguf_facts(open_model(file), tokenizer)
     folder = model_folder(name, revision, weights=False)
     config = _config(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise ValueError(f"{folder} has no tokenizer that transformers can read: {one_line(error)}") from None
+    words = read_tokenizer(Path(tokenizer) if tokenizer else folder)
     stops = _stops(folder, config)
-    if tokenizer.eos_token_id is not None:
-        stops.add(tokenizer.eos_token_id)
+    if words.eos_token_id is not None:
+        stops.add(words.eos_token_id)
     text = config.get_text_config() if config is not None else None
     longest = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
-    return ModelFacts(tokenizer, sorted(stops), getattr(text, "vocab_size", None), longest)
+    return ModelFacts(words, sorted(stops), getattr(text, "vocab_size", None), longest)
+
+
+def _gguf_facts(file: GgufModel, tokenizer: str | None) -> ModelFacts:
+    words = gguf_tokenizer(file, tokenizer)
+    ends = {*stop_ids(file.metadata), words.eos_token_id} - {None}
+    config = read_config(file.metadata, file.tensors, file.values)
+    return ModelFacts(words, sorted(ends), config.vocab_size, config.max_position_embeddings)
 
 
 def _config(folder: Path) -> PretrainedConfig | None:

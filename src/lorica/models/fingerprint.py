@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lorica.files import hash_json
+from lorica.gguf.split import GgufModel
 
 Progress = Callable[[int, int], None]
 
@@ -44,6 +45,24 @@ def _hash_tensor(located: tuple[str, Path]) -> bytes:
     digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
     digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
     return digest.digest()
+
+
+def hash_gguf(file: GgufModel, progress: Progress | None = None) -> str:
+    """SHA-256 over the tensors of a GGUF model: their names, types, shapes and packed bytes, sorted by name."""
+
+    def digest(name: str) -> bytes:
+        info = file.tensors[name]
+        hasher = hashlib.sha256(f"{name} {info.type.name} {info.shape} ".encode())
+        hasher.update(file.data(name).numpy().data)
+        return hasher.digest()
+
+    total = hashlib.sha256()
+    with ThreadPoolExecutor() as pool:
+        for done, found in enumerate(pool.map(digest, sorted(file.tensors)), 1):
+            total.update(found)
+            if progress is not None:
+                progress(done, len(file.tensors))
+    return total.hexdigest()
 
 
 def hash_tokenizer(tokenizer: Any) -> str:

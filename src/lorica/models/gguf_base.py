@@ -1,19 +1,24 @@
-"""A base from a GGUF file: its matrices stay packed as the file holds them, memory-mapped where their order allows it."""
+"""A base from a GGUF file: matrices stay packed as the file holds them, mapped from it where their order allows it."""
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import GenerationConfig
 
 from lorica.gguf.architectures import Architecture, Place, architecture
 from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel
+from lorica.gguf.tokenizer import read_tokenizer, stop_ids
+from lorica.models import directory
 from lorica.models.packed import packed_module
 from lorica.models.skeleton import empty_model, put, replace, unfilled
 from lorica.quant import codec_of_type
 
+IDS = {"bos_token_id": "bos", "pad_token_id": "padding"}
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
@@ -47,6 +52,7 @@ def build(file: GgufModel, dtype: torch.dtype) -> GgufWeights:
     model.tie_weights()
     missing = unfilled(model)
     assert not missing, f"{missing} are without values"
+    model.generation_config = generation_config(file)
     return GgufWeights(model, _notes(file, used))
 
 
@@ -79,13 +85,13 @@ def _in_fused(file: GgufModel, config: Any, place: Place) -> Place | None:
     query, key = config.num_attention_heads * size, config.num_key_value_heads * size
     part = {"attn_q": (0, query), "attn_k": (query, query + key), "attn_v": (query + key, query + 2 * key)}[stem]
     if file.tensors[tensor].shape[0] != query + 2 * key:
-        raise ValueError(f"{file.path}: {tensor} has {file.tensors[tensor].shape[0]} rows, and q, k, v {query + 2 * key}.")
+        raise ValueError(
+            f"{file.path}: {tensor} has {file.tensors[tensor].shape[0]} rows, and q, k, v {query + 2 * key}."
+        )
     return Place(tensor, place.heads, place.shift, part)
 
 
-def _fill(
-    model: nn.Module, file: GgufModel, name: str, place: Place, parameter: Tensor, dtype: torch.dtype
-) -> None:
+def _fill(model: nn.Module, file: GgufModel, name: str, place: Place, parameter: Tensor, dtype: torch.dtype) -> None:
     info = file.tensors[place.tensor]
     rows = info.shape[0] if place.part is None else place.part[1] - place.part[0]
     if (rows, *info.shape[1:]) != tuple(parameter.shape):
@@ -118,8 +124,30 @@ def _notes(file: GgufModel, used: set[str]) -> list[str]:
     return notes
 
 
-def types(file: GgufModel) -> Iterator[tuple[str, int]]:
-    """(type, values) of every matrix."""
+def most_stored(file: GgufModel) -> torch.dtype:
+    """fp32 if most values of the file are, else bf16, which stands for all formats of 16 bits and less."""
+    sizes = {True: 0, False: 0}
     for info in file.tensors.values():
-        if len(info.shape) > 1:
-            yield info.type.name, info.shape[0] * info.shape[1]
+        sizes[info.type.name == "F32"] += math.prod(info.shape)
+    return torch.float32 if sizes[True] > sizes[False] else torch.bfloat16
+
+
+def gguf_tokenizer(file: GgufModel, folder: str | None) -> Any:
+    """The tokenizer in `folder` if one is given, else the file's own; a chat template only the file has is added.
+
+    Raises ValueError if there is none, or it has more tokens than the model.
+    """
+    if folder is None:
+        tokenizer = read_tokenizer(file.metadata)
+    else:
+        tokenizer = directory.read_tokenizer(Path(folder))
+        if not tokenizer.chat_template and "tokenizer.chat_template" in file.metadata:
+            tokenizer.chat_template = file.metadata.text("tokenizer.chat_template")
+    return tokenizer
+
+
+def generation_config(file: GgufModel) -> GenerationConfig:
+    """Where llama.cpp ends generation, and how it pads and begins."""
+    ids = {name: file.metadata.integer(f"tokenizer.ggml.{key}_token_id", -1) for name, key in IDS.items()}
+    known = {name: id for name, id in ids.items() if id >= 0}
+    return GenerationConfig(eos_token_id=stop_ids(file.metadata) or None, **known)

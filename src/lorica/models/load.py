@@ -1,4 +1,4 @@
-"""Where a base comes from: a directory in transformers' format or a hub id.
+"""Where a base comes from: a directory in transformers' format, a hub id, or a GGUF file.
 
 A local path never touches the network; code and pickles in a model's directory are never run. Every tensor is accounted
 for: a missing one is an error, an unused one is listed.
@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
-from lorica.files import read_json
-from lorica.models.fingerprint import Progress, hash_template, hash_tokenizer, hash_weight_files
-from lorica.models.locate import model_folder, one_line, stored_dtype, weight_files
-from lorica.models.precision import choose_device, choose_precision
+from lorica.gguf.split import open_model
+from lorica.models import directory
+from lorica.models.fingerprint import Progress, hash_gguf, hash_template, hash_tokenizer, hash_weight_files
+from lorica.models.gguf_base import build, gguf_tokenizer, most_stored
+from lorica.models.locate import gguf_file, model_folder, stored_dtype, weight_files
+from lorica.models.precision import Precision, choose_device, choose_precision
 
 
 @dataclass
@@ -62,107 +60,46 @@ def load(
     dtype: str = "auto",
     device: str = "auto",
     revision: str | None = None,
+    tokenizer: str | None = None,
     progress: Progress | None = None,
 ) -> Base:
     """Load a causal language model and its tokenizer, in evaluation mode.
 
-    `path` is a directory, or a hub id (`owner/name`) if no such directory exists. `dtype`: auto, bf16 or fp32.
-    Raises ValueError for a path that is no model directory, weights that are missing, pickled, damaged or not finite, a
-    model that needs its own code, or no tokenizer.
+    `path` is a GGUF file, a directory, or a hub id (`owner/name`) if no such directory exists. `dtype`: auto, bf16 or
+    fp32. `tokenizer` is a directory to read the tokenizer from, in place of the model's own.
+    Raises ValueError for a path that is no model, weights that are missing, pickled, damaged or not finite, a model
+    that needs its own code or is of an architecture that GGUF files are not read of, or no tokenizer.
     """
     name = str(path)
+    chosen_device = choose_device(device)
+    file = gguf_file(name, revision)
+    if file is not None:
+        return _load_gguf(name, file, dtype, chosen_device, tokenizer, progress)
     folder = model_folder(name, revision)
     files = weight_files(folder)
-    chosen_device = choose_device(device)
-    config = _config(folder)
+    config = directory.read_config(folder)
     precision = choose_precision(dtype, stored_dtype(files), chosen_device)
-    model, notes = _model(folder, config, precision.dtype)
-    _check_finite(model, folder)
-    tokenizer = _tokenizer(folder)
-    hashes = {"base": hash_weight_files(files, progress), "tokenizer": hash_tokenizer(tokenizer)}
+    model, notes = directory.read_model(folder, config, precision.dtype)
+    directory.check_finite(model, folder)
+    words = directory.read_tokenizer(Path(tokenizer) if tokenizer else folder)
+    return _base(model.to(chosen_device), words, name, hash_weight_files(files, progress), precision, notes)
+
+
+def _load_gguf(
+    name: str, path: Path, dtype: str, device: torch.device, tokenizer: str | None, progress: Progress | None
+) -> Base:
+    file = open_model(path)
+    precision = choose_precision(dtype, most_stored(file), device)
+    words = gguf_tokenizer(file, tokenizer)
+    built = build(file, precision.dtype)
+    return _base(built.model.to(device), words, name, hash_gguf(file, progress), precision, built.notes)
+
+
+def _base(
+    model: PreTrainedModel, tokenizer: Any, name: str, weights_hash: str, precision: Precision, notes: list[str]
+) -> Base:
+    hashes = {"base": weights_hash, "tokenizer": hash_tokenizer(tokenizer)}
     template = hash_template(tokenizer)
     if template is not None:
         hashes["template"] = template
-    return Base(model.to(chosen_device).eval(), tokenizer, name, hashes, precision.dtype, precision.reason, notes)
-
-
-def _config(folder: Path) -> Any:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(
-            f"{folder} has no config.json, so its architecture is unknown; it is no transformers model directory."
-        )
-    values = read_json(path)
-    _refuse_quantised(values, folder)
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
-        if "auto_map" in values:
-            raise ValueError(
-                f"{folder} needs code of its own ({values['auto_map']}), which Lorica never runs. Use a version of the "
-                "model that transformers has built in."
-            ) from None
-        raise ValueError(f"{path}: transformers {transformers.__version__} cannot read it: {one_line(error)}") from None
-
-
-def _refuse_quantised(values: dict[str, Any], folder: Path) -> None:
-    nested = [value for value in values.values() if isinstance(value, dict)]
-    found = next((v["quantization_config"] for v in (values, *nested) if v.get("quantization_config")), None)
-    if found is not None:
-        method = found.get("quant_method", "an unnamed method") if isinstance(found, dict) else found
-        raise ValueError(
-            f"the weights in {folder} are quantised by {method}; training on packed weights is not available yet. Use "
-            "the unquantised version of this model."
-        )
-
-
-def _model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    try:
-        model, told = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # told below, with the shapes
-        )
-    except (SafetensorError, RuntimeError, OSError, ValueError, ImportError) as error:
-        raise ValueError(
-            f"the weights in {folder} cannot be loaded as {config.model_type}: {one_line(error)}"
-        ) from None
-    _check_complete(told, folder, config.model_type)
-    unused = sorted(told["unexpected_keys"])
-    what = f"{len(unused)} tensors in {folder} are not used by {type(model).__name__}: {', '.join(unused[:5])}"
-    return model, [what] if unused else []
-
-
-def _check_complete(told: dict[str, Any], folder: Path, model_type: str) -> None:
-    """Every tensor of the model has to come from the files, in its shape; transformers would make up the others."""
-    missing = sorted(told["missing_keys"])
-    if missing:
-        raise ValueError(
-            f"{folder} lacks {len(missing)} tensors of a {model_type} with this config ({', '.join(missing[:3])} ...), "
-            "which would be random numbers; the download is incomplete or config.json belongs to another model."
-        )
-    for name, stored, wanted in sorted(told["mismatched_keys"]):
-        raise ValueError(
-            f"{folder}: {name} is {tuple(stored)} in the files and {tuple(wanted)} by config.json; one of them "
-            "belongs to another model."
-        )
-
-
-def _check_finite(model: nn.Module, folder: Path) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
-            raise ValueError(
-                f"{folder}: {name} holds NaN or infinite values; the weights are damaged, download them again."
-            )
-
-
-def _tokenizer(folder: Path) -> Any:
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder} has no tokenizer that transformers can read: {one_line(error)}") from None
+    return Base(model.eval(), tokenizer, name, hashes, precision.dtype, precision.reason, notes)

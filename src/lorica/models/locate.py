@@ -1,6 +1,7 @@
 """Where a base's files lie: a directory, or the hub snapshot of an id. Nothing is loaded here."""
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,35 @@ from safetensors import SafetensorError, safe_open
 from lorica.files import read_json
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def gguf_file(name: str, revision: str | None = None) -> Path | None:
+    """The GGUF file that `name` is, or the only one in the folder that it is; None for other models.
+
+    Raises ValueError for a file that is not there, and for a folder with several GGUF models and no other.
+    """
+    path = Path(name).expanduser()
+    found: Path | None = None
+    if path.is_dir() and not (path / "config.json").is_file():
+        found = _only_gguf(path)
+    elif path.suffix == ".gguf" and not path.is_file():
+        raise ValueError(f"the GGUF file {name} does not exist{_neighbours(name, '*.gguf')}.")
+    elif path.is_file() and (path.suffix == ".gguf" or path.open("rb").read(4) == b"GGUF"):
+        found = path
+    if found is not None and revision is not None:
+        raise ValueError(f"model.revision is {revision}, but {name} is a GGUF file; leave it out.")
+    return found
+
+
+def _only_gguf(folder: Path) -> Path | None:
+    """Of a model that is split over files the first."""
+    later = re.compile(r".*-(?!00001)\d{5}-of-\d{5}\.gguf")
+    found = sorted(
+        path for path in folder.glob("*.gguf") if not later.fullmatch(path.name) and "mmproj" not in path.name.lower()
+    )
+    if len(found) > 1:
+        raise ValueError(f"{folder} holds {len(found)} GGUF models ({_names(found)}); give the path of one.")
+    return found[0] if found else None
 
 
 def model_folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
@@ -24,8 +54,6 @@ def model_folder(name: str, revision: str | None = None, weights: bool = True) -
                 f"model.revision is {revision}, but {name} is a directory, which has one version only; leave it out."
             )
         return folder
-    if folder.suffix == ".gguf":
-        raise ValueError(f"{name}: GGUF bases cannot be trained on yet; give a transformers directory or a hub id.")
     looks_local = folder.exists() or folder.is_absolute() or name.startswith(".") or name.count("/") != 1
     if looks_local:
         what = "is a file" if folder.is_file() else "does not exist"
@@ -49,11 +77,15 @@ def _download(name: str, revision: str | None, weights: bool) -> Path:
         ) from None
 
 
-def _neighbours(name: str) -> str:
-    """What lies beside a path that may have been misspelt."""
-    parent = Path(name).parent
-    found = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-    return f" ({parent} holds {', '.join(found[:5])})" if found else ""
+def _neighbours(name: str, pattern: str = "*") -> str:
+    """What lies beside a path that may have been misspelt: folders, or files of a pattern."""
+    parent = Path(name).expanduser().parent
+    found = sorted(path for path in parent.glob(pattern) if path.is_dir() or pattern != "*") if parent.is_dir() else []
+    return f" ({parent} holds {_names(found)})" if found else ""
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:5])
 
 
 def one_line(error: BaseException) -> str:

@@ -21,7 +21,7 @@ BINS = 12
 
 def server_of(config: RunConfig) -> tuple[RunConfig, Server]:
     """The model's facts, and the configuration with the length that they leave to the rows."""
-    facts = read_facts(config.model.path, config.model.revision)
+    facts = read_facts(config.model.path, config.model.revision, config.model.tokenizer)
     length = config.data.max_length or facts.longest or DEFAULT_LENGTH
     data = config.data.model_copy(update={"max_length": length})
     return config.model_copy(update={"data": data}), Server(facts.tokenizer, facts.stop_ids, facts.vocabulary)

@@ -51,6 +51,7 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
         dtype=resolved.config.model.dtype,
         device=config.system.device,
         revision=config.model.revision,
+        tokenizer=config.model.tokenizer,
         progress=lambda done, total: watcher.stage("hashing the base", done, total),
     )
     for note in base.notes:
@@ -156,8 +157,8 @@ def _derive_out(resolved: Resolved) -> Resolved:
         return resolved
     rows = re.sub(r"[^\w.-]+", "-", Path(resolved.config.data.paths[0]).stem).strip("-.") or "rows"
     model = Path(resolved.config.model.path)
-    name = (
-        model.parent.name if model.name in ("hf", "model", "base") else model.name
-    )  # a folder's generic last name says nothing
+    name = model.stem if model.suffix == ".gguf" else model.name
+    if name in ("hf", "model", "base"):  # a generic last name says nothing
+        name = model.parent.name
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     return derive(resolved, "out", f"runs/{name}-{rows}-{time}", "model, data and time")

@@ -1,0 +1,96 @@
+"""A base from a directory in transformers' format. Every tensor is accounted for."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from lorica.files import read_json
+from lorica.models.locate import one_line
+
+
+def read_config(folder: Path) -> Any:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} has no config.json, so its architecture is unknown; it is no transformers model directory."
+        )
+    values = read_json(path)
+    _refuse_quantised(values, folder)
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
+        if "auto_map" in values:
+            raise ValueError(
+                f"{folder} needs code of its own ({values['auto_map']}), which Lorica never runs. Use a version of the "
+                "model that transformers has built in."
+            ) from None
+        raise ValueError(f"{path}: transformers {transformers.__version__} cannot read it: {one_line(error)}") from None
+
+
+def _refuse_quantised(values: dict[str, Any], folder: Path) -> None:
+    nested = [value for value in values.values() if isinstance(value, dict)]
+    found = next((v["quantization_config"] for v in (values, *nested) if v.get("quantization_config")), None)
+    if found is not None:
+        method = found.get("quant_method", "an unnamed method") if isinstance(found, dict) else found
+        raise ValueError(
+            f"the weights in {folder} are quantised by {method}; training on packed weights is not available yet. Use "
+            "the unquantised version of this model."
+        )
+
+
+def read_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    try:
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # told below, with the shapes
+        )
+    except (SafetensorError, RuntimeError, OSError, ValueError, ImportError) as error:
+        raise ValueError(
+            f"the weights in {folder} cannot be loaded as {config.model_type}: {one_line(error)}"
+        ) from None
+    _check_complete(told, folder, config.model_type)
+    unused = sorted(told["unexpected_keys"])
+    what = f"{len(unused)} tensors in {folder} are not used by {type(model).__name__}: {', '.join(unused[:5])}"
+    return model, [what] if unused else []
+
+
+def _check_complete(told: dict[str, Any], folder: Path, model_type: str) -> None:
+    """Every tensor of the model has to come from the files, in its shape; transformers would make up the others."""
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {len(missing)} tensors of a {model_type} with this config ({', '.join(missing[:3])} ...), "
+            "which would be random numbers; the download is incomplete or config.json belongs to another model."
+        )
+    for name, stored, wanted in sorted(told["mismatched_keys"]):
+        raise ValueError(
+            f"{folder}: {name} is {tuple(stored)} in the files and {tuple(wanted)} by config.json; one of them "
+            "belongs to another model."
+        )
+
+
+def check_finite(model: nn.Module, folder: Path) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise ValueError(
+                f"{folder}: {name} holds NaN or infinite values; the weights are damaged, download them again."
+            )
+
+
+def read_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder} has no tokenizer that transformers can read: {one_line(error)}") from None
