@@ -4,11 +4,11 @@ the `gguf` library and the converter's formulas, none of which the code under te
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
 from torch import Tensor
 
-import gguf
 from lorica.quant import codec
 
 ARCHITECTURES = {

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
 
-import gguf
 from gguf_files import tiny_file
 from lorica.gguf.read import GgufFile, read
 from lorica.gguf.types import named

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
 
-import gguf
 import tiny_models as tiny
 from gguf_files import convert
 from lorica.gguf.read import read
