@@ -1,0 +1,19 @@
+"""Decoder layers at the least memory and time that the arithmetic allows, standing in for a model's own."""
+
+from lorica.lean.body import LeanBody, PlainLayer
+from lorica.lean.find import find_body
+from lorica.lean.layer import LeanLayer
+from lorica.lean.policy import LayerShape, Policy, policies_for, saved_bytes
+from lorica.lean.structure import NotLeanError
+
+__all__ = [
+    "LayerShape",
+    "LeanBody",
+    "LeanLayer",
+    "NotLeanError",
+    "PlainLayer",
+    "Policy",
+    "find_body",
+    "policies_for",
+    "saved_bytes",
+]

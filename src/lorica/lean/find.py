@@ -1,0 +1,46 @@
+"""The lean body of a model, found by trying."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from lorica.lean.body import LeanBody, PlainLayer
+from lorica.lean.layer import LeanLayer
+from lorica.lean.probe import Probe
+from lorica.lean.recognise import TOLERANCE, Trial, difference, lean_layer
+from lorica.lean.structure import NotLeanError
+
+
+def find_body(model: nn.Module, lanes: int = 1) -> LeanBody:
+    """The body that computes as the model's own does, its adapter as it stands and dropout off.
+
+    Raises NotLeanError, with the reason, for a model that is something else than embeddings, decoder layers and a norm,
+    or none of whose layers can be lean.
+    """
+    probe = Probe(model, lanes)
+    layers = [_layer(i, layer, probe) for i, layer in enumerate(probe.layers)]
+    tables = [probe.rotary(number) for number in range(len(probe.tables))]
+    body = LeanBody(probe.embedding, probe.multiplier, tables, layers, probe.final, probe.masks)
+    if not any(isinstance(layer, LeanLayer) for layer in layers):
+        raise NotLeanError(body.description)
+    with torch.no_grad():
+        found = body.hidden(probe.input_ids, probe.position_ids, probe.documents)
+    error = difference(found, probe.output.flatten(0, 1))
+    if not error < TOLERANCE[probe.output.dtype]:
+        raise NotLeanError(f"its final hidden states differ by {error:.1e} from the model's own")
+    return body
+
+
+def _layer(i: int, layer: nn.Module, probe: Probe) -> LeanLayer | PlainLayer:
+    call = probe.calls[i]
+    try:
+        if len(call.args) != 1:
+            raise NotLeanError("it is called with more than hidden states and keywords")
+        kwargs: dict[str, Any] = call.kwargs
+        trial = Trial(layer, call.input, kwargs, probe.pack(), probe.table_of(i), probe.window(i))
+        return lean_layer(trial)
+    except NotLeanError as error:
+        return PlainLayer(layer, probe.arguments(i), str(error))

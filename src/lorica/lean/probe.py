@@ -1,0 +1,149 @@
+"""One pass of a model's own body over two short documents, watched: where data goes, and with what each layer is
+called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lorica.kernels.attention import Documents
+from lorica.lean.body import Inputs
+from lorica.lean.pack import Pack
+from lorica.lean.structure import NotLeanError
+from lorica.lean.trace import Call, recorded, same
+
+LENGTHS = (13, 6)
+
+
+class Probe:
+    """Raises NotLeanError where data takes another way than embeddings, layer after layer, and a last module."""
+
+    @torch.no_grad()
+    def __init__(self, model: Any, lanes: int = 1) -> None:
+        self.own = own = getattr(model, "base_model", model)
+        lists = [child for child in own.children() if isinstance(child, nn.ModuleList)]
+        if own is model or len(lists) != 1:
+            raise NotLeanError("the model is not one list of layers")
+        self.layers = list(lists[0])
+        self.embedding: nn.Module = model.get_input_embeddings()
+        device = next(own.parameters()).device
+        generator = torch.Generator().manual_seed(0)
+        vocabulary = self.embedding.weight.shape[0]  # type: ignore[operator]
+        self.input_ids = torch.randint(vocabulary, (lanes, sum(LENGTHS)), generator=generator).to(device)
+        positions = torch.cat([torch.arange(length) for length in LENGTHS])
+        self.position_ids = positions.expand(lanes, -1).contiguous().to(device)
+        self.documents = Documents.of(list(LENGTHS) * lanes, device)
+        children = [(name, child) for name, child in own.named_children() if not isinstance(child, nn.ModuleList)]
+        with recorded([*children, *(("layer", layer) for layer in self.layers)]) as calls:
+            found = own(input_ids=self.input_ids, position_ids=self.position_ids, use_cache=False)
+        self.output: Tensor = found.last_hidden_state
+        self.calls = [call for call in calls if call.name == "layer"]
+        self._check_chain()
+        self.tables = [call for call in calls if _gives_table(call)]
+        self.multiplier = self._find_multiplier(calls)
+        self.final = self._find_final(calls)
+
+    def _check_chain(self) -> None:
+        if [call.module for call in self.calls] != self.layers:
+            raise NotLeanError("the model does not call its layers once, in their order")
+        for before, after in zip(self.calls, self.calls[1:], strict=False):
+            if not same(first(before.output), after.input):
+                raise NotLeanError("the model does something between its layers")
+
+    def _find_multiplier(self, calls: list[Call]) -> float:
+        """What the embedding is multiplied by: nothing, or a number that the model keeps (Granite)."""
+        x = self.calls[0].input
+        rows = next((call.output for call in calls if call.module is self.embedding), None)
+        if isinstance(rows, Tensor):
+            for number in (1.0, *(value for value in vars(self.own).values() if isinstance(value, float))):
+                if torch.equal(rows * number, x):
+                    return number
+        raise NotLeanError("the first layer's input is not the embedding of the tokens")
+
+    def _find_final(self, calls: list[Call]) -> nn.Module:
+        last = first(self.calls[-1].output)
+        for call in calls:
+            if isinstance(call.output, Tensor) and same(call.output, self.output) and same(call.input, last):
+                return call.module
+        raise NotLeanError("the final hidden states are not the norm of the last layer's output")
+
+    def pack(self) -> Pack:
+        tables = tuple((c.output[0].flatten(0, 1), c.output[1].flatten(0, 1)) for c in self.tables)
+        return Pack(self.documents, len(self.input_ids), tables)
+
+    def rotary(self, number: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Rotary embedding `number`: cosines and sines (lanes, tokens, width) from hidden states and position ids."""
+        call = self.tables[number]
+
+        def table(hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+            args, kwargs = self._replaced(call, Inputs(hidden, position_ids, [], None))
+            found: tuple[Tensor, Tensor] = call.module(*args, **kwargs)
+            return found
+
+        table(self.calls[0].input, self.position_ids)
+        return table
+
+    def table_of(self, layer: int) -> int | None:
+        """The number of the rotary embedding that a layer is given."""
+        given = self.calls[layer].kwargs.values()
+        return next((i for i, table in enumerate(self.tables) if any(v is table.output for v in given)), None)
+
+    def arguments(self, layer: int) -> Callable[[Inputs], dict[str, Any]]:
+        """What the model calls a layer with beside hidden states, for other tokens."""
+        call, number = self.calls[layer], self.table_of(layer)
+        return lambda inputs: self._replaced(call, inputs, number, layer)[1]
+
+    def _replaced(
+        self, call: Call, inputs: Inputs, table: int | None = None, layer: int | None = None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        def replaced(name: str, value: Any) -> Any:
+            if isinstance(value, tuple) and table is not None and value is self.tables[table].output:
+                return inputs.tables[table]
+            if isinstance(value, Tensor) and value.shape == self.position_ids.shape and not value.is_floating_point():
+                return inputs.position_ids
+            if isinstance(value, Tensor) and value.shape == self.calls[0].input.shape:
+                return inputs.hidden
+            if isinstance(value, Tensor) and layer is not None and value.dim() == 4:
+                return mask_of(inputs.masks, self.own.config, layer)
+            if isinstance(value, Tensor | tuple | list | dict):
+                raise NotLeanError(f"{name} of {type(call.module).__name__} is something unknown")
+            return value
+
+        args = [replaced(str(i), value) for i, value in enumerate(call.args)]
+        return args, {name: replaced(name, value) for name, value in call.kwargs.items()}
+
+    def masks(self, hidden: Tensor, position_ids: Tensor) -> Any:
+        """What transformers masks packed documents with: one mask, or one for every type of layer."""
+        from transformers.masking_utils import create_masks_for_generate
+
+        return create_masks_for_generate(self.own.config, hidden, None, None, position_ids)
+
+    def window(self, layer: int) -> int | None:
+        """Of sliding attention, by the rules that transformers makes masks by (`create_masks_for_generate`)."""
+        config: Any = self.own.config
+        types = getattr(config, "layer_types", None)
+        if types is not None and types[layer] not in ("full_attention", "sliding_attention"):
+            raise NotLeanError(f"its attention is {types[layer]}")
+        if getattr(config, "attention_chunk_size", None) is not None:
+            raise NotLeanError("its attention is chunked")
+        slides = types is None or types[layer] == "sliding_attention"
+        return getattr(config, "sliding_window", None) if slides else None
+
+
+def first(output: Any) -> Tensor:
+    """The hidden states among what a layer returned."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
+
+
+def mask_of(masks: Any, config: Any, layer: int) -> Any:
+    return masks[config.layer_types[layer]] if isinstance(masks, dict) else masks
+
+
+def _gives_table(call: Call) -> bool:
+    """Whether it computed cosines and sines: two tensors from no parameters."""
+    pair = isinstance(call.output, tuple) and len(call.output) == 2
+    return pair and all(isinstance(part, Tensor) for part in call.output) and not list(call.module.parameters())
