@@ -2,14 +2,16 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from allocations import saved_bytes
 from subjects import adapted, gradients, loop_of, random_examples, relative_difference
 from torch import Tensor
 
+from lorica.training.feed import make_step
 from lorica.training.subject import subject_of
 
 WHOLE_ROW, ONE_BY_ONE = 10_000, 1
@@ -46,16 +48,27 @@ def test_one_of_eight_is_four_of_two_is_eight_of_one(tmp_path: Path) -> None:
     assert relative_difference(found[12], found[96]) < 1e-6
 
 
+@pytest.mark.parametrize("engine", ["auto", "plain"])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_recomputed_layers_give_the_same_gradient(tmp_path: Path, dropout: float) -> None:
-    kept = gradients(loop_of(adapted(dropout=dropout), random_examples(), tmp_path, tokens_per_microbatch=WHOLE_ROW))
-    subject = adapted(dropout=dropout, recompute=True)
-    calls = []
-    subject.model.model.layers[0].input_layernorm.register_forward_hook(lambda *_: calls.append(1))
-    recomputed = gradients(loop_of(subject, random_examples(), tmp_path, tokens_per_microbatch=WHOLE_ROW))
-    assert len(calls) == 2, "one microbatch, computed forwards and again for the backward pass"
-    assert recomputed[0] == kept[0]
-    assert all(torch.equal(recomputed[1][name], gradient) for name, gradient in kept[1].items())
+def test_recomputed_layers_give_the_same_gradient(
+    tmp_path: Path, dropout: float, engine: Literal["auto", "plain"]
+) -> None:
+    kept = adapted(engine=engine, dropout=dropout)
+    recomputed = adapted(True, engine, dropout=dropout)
+    results = [
+        gradients(loop_of(subject, random_examples(), tmp_path, tokens_per_microbatch=WHOLE_ROW))
+        for subject in (kept, recomputed)
+    ]
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(results[1][1][name], gradient) for name, gradient in results[0][1].items())
+    assert saved(recomputed) < 0.5 * saved(kept)
+
+
+def saved(subject: Any) -> int:
+    """Bytes kept for the backward pass of a microbatch."""
+    [batch] = make_step(random_examples(), list(range(8)), WHOLE_ROW, 0).batches
+    subject.prepare(batch, list(range(8)), 0, 0)
+    return saved_bytes(lambda: subject.engine.loss(batch, batch.weights))
 
 
 def test_dropout_drops_and_differs_from_step_to_step(tmp_path: Path) -> None:

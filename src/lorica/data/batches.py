@@ -8,7 +8,8 @@ memory of a small fine-tune would otherwise go.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ class Batch:
     Shapes: `input_ids` and `position_ids` (1, tokens) int64; `predict_at`, `labels` and `owners` (supervised,) int64;
     `weights` (supervised,) float32. `predict_at[k]` is the position whose next token, `labels[k]`, is supervised with
     `weights[k]` and belongs to document `members[owners[k]]`. `members` are indices into the examples that were
-    packed, in row order.
+    packed, in row order, and `lengths` are their tokens.
     """
 
     input_ids: Tensor
@@ -34,11 +35,13 @@ class Batch:
     weights: Tensor
     owners: Tensor
     members: list[int]
+    lengths: list[int]
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on `device`."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "members"}
-        return Batch(**{name: tensor.to(device) for name, tensor in tensors.items()}, members=self.members)
+        values: dict[str, Any] = vars(self)
+        moved: dict[str, Any] = {key: x.to(device) for key, x in values.items() if isinstance(x, Tensor)}
+        return replace(self, **moved)
 
 
 def microbatches(examples: list[Example], capacity: int) -> list[Batch]:
@@ -60,6 +63,7 @@ def _join(examples: list[Example], members: list[int]) -> Batch:
         weights=weights[supervised],
         owners=owners[supervised],
         members=members,
+        lengths=[len(document.input_ids) for document in documents],
     )
 
 

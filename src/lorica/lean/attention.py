@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lorica.kernels import rotate_
-from lorica.kernels.attention import attention, attention_backward
+from lorica.lean.by_document import attention, attention_backward
 from lorica.lean.group import Group
 from lorica.lean.norm import Norm
 from lorica.lean.pack import Pack
@@ -101,9 +101,7 @@ class Attention:
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in (kept.q, kept.k, kept.v))
         return q, k, v
 
-    def heads_backward(
-        self, gradients: tuple[Tensor, Tensor, Tensor], kept: AttentionKept, pack: Pack
-    ) -> list[Tensor]:
+    def heads_backward(self, gradients: tuple[Tensor, Tensor, Tensor], kept: AttentionKept, pack: Pack) -> list[Tensor]:
         """Gradients of q, k, v (rows, features) from those of the heads, in their memory."""
         dq, dk, dv = gradients
         if self.rotary is not None:

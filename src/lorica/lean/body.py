@@ -5,15 +5,16 @@ A body is a separate object over the model's modules: the model itself is left a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from lorica.kernels.attention import Documents
+from lorica.lean.by_document import Documents
 from lorica.lean.layer import LeanLayer
 from lorica.lean.pack import Pack
+from lorica.lean.policy import Policy
 
 # What a model's layer is called with, once more: from hidden states, position ids, tables and a mask.
 Arguments = Callable[["Inputs"], dict[str, Any]]
@@ -60,6 +61,12 @@ class LeanBody:
                 reasons.setdefault(layer.reason, []).append(i)
         why = "".join(f"; layer {', '.join(map(str, which))}: {reason}" for reason, which in reasons.items())
         return f"{lean}/{len(self.layers)} layers lean{why}"
+
+    def set_policies(self, policies: Sequence[Policy]) -> None:
+        """What each layer keeps for its backward pass; the model's own layers keep what autograd does."""
+        for layer, policy in zip(self.layers, policies, strict=True):
+            if isinstance(layer, LeanLayer):
+                layer.policy = policy
 
     def hidden(
         self,

@@ -56,8 +56,8 @@ class Group:
 
 def by_input(x: Tensor, members: list[Member], pack: Pack) -> list[tuple[Tensor, list[Member]]]:
     """The inputs of the low-rank paths and who reads each: one for all, and one for each that drops of its own."""
-    together = [member for member in members if not member.drops(pack)]
-    alone = [(member.dropped(x, pack), [member]) for member in members if member.drops(pack)]
+    together = [member for member in members if not member.drops]
+    alone = [(member.dropped(x, pack), [member]) for member in members if member.drops]
     return [(x, together), *alone] if together else alone
 
 
@@ -90,11 +90,11 @@ class GroupBackward:
         for module, dy in zip(self.group.modules, self.inner, strict=True):
             dx = project_back(base_of(module), dy, into=dx)
         assert dx is not None
-        together = [member for member in self.members if not member.drops(self.pack)]
+        together = [member for member in self.members if not member.drops]
         if together:
             add_product_(dx, self._joined(together), stacked_down(together, dx.dtype))
         for member in self.members:
-            if member.drops(self.pack):
+            if member.drops:
                 back = product(self.low_rank[member.place], stacked_down([member], dx.dtype))
                 dx.add_(member.dropped(back, self.pack))
         return dx

@@ -11,7 +11,7 @@ from lorica.lean.attention import Attention, AttentionKept
 from lorica.lean.chunks import backward_in_chunks, forward_in_chunks
 from lorica.lean.mlp import Mlp, MlpKept
 from lorica.lean.pack import Pack
-from lorica.lean.policy import LayerShape, Policy
+from lorica.lean.policy import KEEP_ALL, LayerShape, Policy
 
 
 @dataclass
@@ -21,7 +21,7 @@ class LeanLayer:
     attention: Attention
     mlp: Mlp
     shape: LayerShape
-    policy: Policy = Policy()
+    policy: Policy = KEEP_ALL
 
     def __call__(self, x: Tensor, pack: Pack) -> Tensor:
         """Hidden states (rows, hidden) to hidden states. Differentiable once."""

@@ -52,12 +52,14 @@ class Member:
         start = self.columns_among(readers).start
         return slice(start, start + self.layer.r)
 
-    def drops(self, pack: Pack) -> bool:
-        return self.layer.dropout > 0 and self.layer.training and pack.keys is not None
+    @property
+    def drops(self) -> bool:
+        return self.layer.dropout > 0 and self.layer.training
 
     def dropped(self, x: Tensor, pack: Pack) -> Tensor:
         """The layer's dropout of rows (rows, in). Being linear in them, it is its own backward pass."""
         layer = self.layer
+        assert pack.keys is not None, "a training step tells dropout what its tokens are"
         return token_dropout(by_lane(x, pack.lanes), layer.dropout, pack.keys, layer.dropout_salt).flatten(0, 1)
 
     def rescaled(self, y: Tensor) -> Tensor:

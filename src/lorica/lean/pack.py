@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lorica.kernels.attention import Documents
+from lorica.lean.by_document import Documents
 
 
 @dataclass(frozen=True)

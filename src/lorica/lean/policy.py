@@ -24,7 +24,8 @@ class Policy:
     mlp_tokens: int | None = None
 
 
-LADDER = (Policy(), Policy("attention"), Policy("input"), Policy("input", offload=True))
+KEEP_ALL = Policy()
+LADDER = (KEEP_ALL, Policy("attention"), Policy("input"), Policy("input", offload=True))
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def policies_for(budget: int, shapes: Sequence[LayerShape], tokens: int, dtype: 
     Every step of the ladder saves about as much for its work as the one before, so the first layers go down one step
     before any goes down two. Raises ValueError if even the last step does not fit.
     """
-    policies = [LADDER[0]] * len(shapes)
-    total = sum(saved_bytes(shape, LADDER[0], tokens, dtype) for shape in shapes)
+    policies = [KEEP_ALL] * len(shapes)
+    total = sum(saved_bytes(shape, KEEP_ALL, tokens, dtype) for shape in shapes)
     for step in LADDER[1:]:
         for i, shape in enumerate(shapes):
             if total <= budget:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorica.kernels.attention import Documents
 from lorica.lean.body import Inputs
+from lorica.lean.by_document import Documents
 from lorica.lean.pack import Pack
 from lorica.lean.structure import NotLeanError
 from lorica.lean.trace import Call, recorded, same
@@ -31,7 +31,7 @@ class Probe:
         self.embedding: nn.Module = model.get_input_embeddings()
         device = next(own.parameters()).device
         generator = torch.Generator().manual_seed(0)
-        vocabulary = self.embedding.weight.shape[0]  # type: ignore[operator]
+        vocabulary = self.embedding.weight.shape[0]
         self.input_ids = torch.randint(vocabulary, (lanes, sum(LENGTHS)), generator=generator).to(device)
         positions = torch.cat([torch.arange(length) for length in LENGTHS])
         self.position_ids = positions.expand(lanes, -1).contiguous().to(device)

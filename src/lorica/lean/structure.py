@@ -18,7 +18,6 @@ from lorica.kernels import ACTIVATIONS
 from lorica.kernels.gated import activate
 from lorica.lean.frozen import is_projection
 from lorica.lean.group import Group
-from lorica.lean.members import base_of
 from lorica.lean.norm import Norm, find_norm, looks_like_norm
 from lorica.lean.trace import Call, same
 from lorica.lora.layer import LoraLinear
@@ -92,9 +91,7 @@ def by_shared_input(calls: list[Call]) -> list[list[Call]]:
     return groups
 
 
-def find_norms(
-    x: Tensor, calls: list[Call], qkv: list[Call], o: Call, gate_up: list[Call], down: Call
-) -> Norms:
+def find_norms(x: Tensor, calls: list[Call], qkv: list[Call], o: Call, gate_up: list[Call], down: Call) -> Norms:
     left = [call for call in calls if looks_like_norm(call.module)]
 
     def taken(found: Call | None) -> Norm | None:

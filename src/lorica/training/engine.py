@@ -1,8 +1,8 @@
 """How the loss of a microbatch is computed: by the model as transformers wrote it, or with the loss in chunks, over the
 model's own layers or the lean ones. The result is the same; `choose_engine` picks the leanest that gives it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lorica.data.batches import Batch, microbatches
 from lorica.data.examples import Example
+from lorica.lean import LeanBody, NotLeanError, Policy, find_body
+from lorica.lean.by_document import Documents
 from lorica.lora import Adapter
 from lorica.training.head import LossHead, find_head
 from lorica.training.loss import accepts, token_losses
@@ -48,43 +50,70 @@ class PlainEngine:
 
 @dataclass(frozen=True)
 class HeadedEngine:
-    """`hidden` gives the final hidden states (tokens, hidden) of a packed row, and `head` their loss."""
+    """`hidden` gives the final hidden states (supervised, hidden) of a packed row where it is supervised, and `head`
+    their loss."""
 
     hidden: Callable[[Batch], Tensor]
     head: LossHead
     description: str
 
     def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
-        return self.head.loss(self.supervised(batch), batch.labels, coefficients)
+        return self.head.loss(self.hidden(batch), batch.labels, coefficients)
 
     def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self.head.token_losses(self.supervised(batch), batch.labels)
-
-    def supervised(self, batch: Batch) -> Tensor:
-        return self.hidden(batch).index_select(0, batch.predict_at)
+        return self.head.token_losses(self.hidden(batch), batch.labels)
 
 
-def choose_engine(model: nn.Module, adapter: Adapter | None) -> Engine:
-    """The leanest engine that gives this model's own losses, with the model as it stands: evaluation mode."""
+def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = False) -> Engine:
+    """The leanest engine that gives this model's own losses, with the model as it stands: evaluation mode.
+
+    With `recompute`, lean layers keep their input alone for the backward pass.
+    """
     head = find_head(model)
     if isinstance(head, str):
         return PlainEngine(model, f"plain path: {head}")
     if getattr(model, "base_model", model) is model:
         return PlainEngine(model, "plain path: the model names no part that gives its hidden states")
-    engine = HeadedEngine(lambda batch: own_hidden(model, batch), head, "the model's own layers, loss in chunks")
-    difference = loss_difference(model, engine)
-    if difference > TOLERANCE[next(model.parameters()).dtype]:
-        return PlainEngine(model, f"plain path: the loss in chunks differs by {difference:.1e} from the model's own")
-    return engine
+    reason = ""
+    for engine in candidates(model, adapter, head, recompute):
+        if isinstance(engine, str):
+            reason += f" ({engine})"
+            continue
+        difference = loss_difference(model, engine)
+        if difference <= TOLERANCE[next(model.parameters()).dtype]:
+            return replace(engine, description=engine.description + reason)
+        reason += f" ({engine.description}: its loss differs by {difference:.1e} from the model's own)"
+    return PlainEngine(model, f"plain path{reason}")
+
+
+def candidates(
+    model: nn.Module, adapter: Adapter | None, head: LossHead, recompute: bool
+) -> Iterator[HeadedEngine | str]:
+    """Engines, the leanest first, or why there is none of a kind."""
+    try:
+        body = find_body(model, adapter.lanes if adapter is not None else 1)
+    except NotLeanError as error:
+        yield f"not lean: {error}"
+    else:
+        body.set_policies([Policy("input" if recompute else "all")] * len(body.layers))
+        yield HeadedEngine(lambda batch: lean_hidden(body, adapter, batch), head, body.description)
+    yield HeadedEngine(lambda batch: own_hidden(model, batch), head, "the model's own layers, loss in chunks")
+
+
+def lean_hidden(body: LeanBody, adapter: Adapter | None, batch: Batch) -> Tensor:
+    """The final hidden states (supervised, hidden) by lean layers."""
+    documents = Documents.of(batch.lengths, batch.input_ids.device)
+    keys = adapter.token_keys.keys if adapter is not None else None
+    return body.hidden(batch.input_ids, batch.position_ids, documents, batch.predict_at, keys)
 
 
 def own_hidden(model: nn.Module, batch: Batch) -> Tensor:
-    """The final hidden states (tokens, hidden) by the model's own layers."""
+    """The final hidden states (supervised, hidden) by the model's own layers."""
     body: Any = model.base_model
     wanted: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
     arguments = {name: value for name, value in wanted.items() if accepts(body, name)}
     hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state[0]
-    return hidden
+    return hidden.index_select(0, batch.predict_at)
 
 
 @torch.no_grad()

@@ -89,5 +89,5 @@ def subject_of(
         enable({"use_reentrant": False})
     with subject.evaluating():
         if engine == "auto":
-            subject.engine = choose_engine(model, adapter)
+            subject.engine = choose_engine(model, adapter, recompute)
     return subject  # in training mode
