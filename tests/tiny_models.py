@@ -16,10 +16,16 @@ from transformers import (
     GemmaForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
+    Olmo2Config,
+    Olmo2ForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
@@ -29,6 +35,8 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from lorica.lora.adapter import Adapter
@@ -87,6 +95,24 @@ def gemma2(**fields: Any) -> Any:
 def gemma3(**fields: Any) -> Any:
     sizes = {"head_dim": 6, "query_pre_attn_scalar": 6, "sliding_window": 8}
     return made(Gemma3ForCausalLM, Gemma3TextConfig(**COMMON | sizes | fields))
+
+
+def mistral(**fields: Any) -> Any:
+    return made(MistralForCausalLM, MistralConfig(**COMMON | {"sliding_window": 5} | fields))
+
+
+def smollm3(**fields: Any) -> Any:
+    """The second layer does not turn its heads."""
+    return made(SmolLM3ForCausalLM, SmolLM3Config(**COMMON | {"no_rope_layers": [1, 0]} | fields))
+
+
+def granite(**fields: Any) -> Any:
+    multipliers = {"residual_multiplier": 0.3, "attention_multiplier": 0.2, "embedding_multiplier": 3.0}
+    return made(GraniteForCausalLM, GraniteConfig(**COMMON | multipliers | {"logits_scaling": 2.0} | fields))
+
+
+def olmo2(**fields: Any) -> Any:
+    return made(Olmo2ForCausalLM, Olmo2Config(**COMMON | fields))
 
 
 def mixtral(**fields: Any) -> Any:

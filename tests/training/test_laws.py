@@ -7,10 +7,10 @@ from typing import Any, Literal
 import pytest
 import torch
 import torch.nn.functional as F
-from allocations import saved_bytes
 from subjects import adapted, gradients, loop_of, random_examples, relative_difference
 from torch import Tensor
 
+from allocations import saved_bytes
 from lorica.training.feed import make_step
 from lorica.training.subject import subject_of
 
