@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from sides import Sides, batch_of, relative_difference, sides
+from both_ways import Sides, batch_of, relative_difference, sides
 from torch import Tensor
 
 import tiny_models as tiny

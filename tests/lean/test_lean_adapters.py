@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from sides import Sides, batch_of, documents_of, relative_difference, sides
+from both_ways import Sides, batch_of, documents_of, relative_difference, sides
 
 import tiny_models as tiny
 from allocations import Watching

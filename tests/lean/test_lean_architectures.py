@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from sides import batch_of, relative_difference, sides
+from both_ways import batch_of, relative_difference, sides
 
 import tiny_models as tiny
 from lorica.lean import LeanLayer, NotLeanError, find_body

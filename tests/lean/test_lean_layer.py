@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from sides import batch_of, documents_of, relative_difference, sides
+from both_ways import batch_of, documents_of, relative_difference, sides
 from torch import Tensor, nn
 
 import tiny_models as tiny
