@@ -31,6 +31,9 @@ LEAN = {
     "gemma2": lambda: tiny.gemma2(sliding_window=5),
     "gemma3": lambda: tiny.gemma3(sliding_window=5),
     "phi3": tiny.phi3,
+    "phi3 turned in part": lambda: tiny.phi3(
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.34}
+    ),
     "granite": tiny.granite,
     "olmo2": tiny.olmo2,
 }
