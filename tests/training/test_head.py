@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from allocations import Watching
 from torch import Tensor, nn
 from transformers import CohereConfig, CohereForCausalLM, GraniteConfig, GraniteForCausalLM
 
 import tiny_models
+from allocations import Watching
 from lorica.lora import attach
 from lorica.training.head import LossHead, find_head
 

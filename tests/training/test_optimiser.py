@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from allocations import Watching
 from torch import nn
 
+from allocations import Watching
 from lorica.config.schema import TrainConfig
 from lorica.training.optimiser import Optimiser
 
