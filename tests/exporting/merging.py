@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from lorica.exporting.merged import write_merged
-from lorica.exporting.source import open_source, read_weights_of
+from lorica.exporting.source import open_source
+from lorica.exporting.weights import read_weights_of
 
 
 def peak() -> int:

@@ -67,7 +67,7 @@ def test_interrupted_while_writing_and_while_proving(adapter: Path, tmp_path: Pa
             if name == self.at and done > 1:
                 raise KeyboardInterrupt
 
-    for at in ("merging", "running the export"):
+    for at in ("writing tensors", "running the export"):
         call = partial(export, adapter, "merged", out=tmp_path / "out", watcher=Stopping(at))
         refuse(tmp_path, "", call, KeyboardInterrupt)
 
@@ -102,9 +102,9 @@ def test_what_is_not_there(adapter: Path, base: Path, tmp_path: Path) -> None:
 
 def test_combinations_that_mean_nothing(adapter: Path, tmp_path: Path) -> None:
     refuse(tmp_path, "nothing that can be exported to", lambda: export(adapter, "onnx"))
-    refuse(tmp_path, "has none", lambda: export(adapter, "merged", profile="vllm"))
-    refuse(tmp_path, "no profile", lambda: export(adapter, "peft", profile="tgi"))
-    refuse(tmp_path, "one of F32", lambda: export(adapter, "merged", type="Q4_K"))
+    refuse(tmp_path, "profiles are for peft", lambda: export(adapter, "merged", profile="vllm"))
+    refuse(tmp_path, "there is vllm", lambda: export(adapter, "peft", profile="tgi"))
+    refuse(tmp_path, "one of F32, F16, BF16 here", lambda: export(adapter, "merged", type="Q4_K"))
     refuse(tmp_path, "as it was trained", lambda: export(adapter, "peft", type="F16"))
 
 

@@ -8,12 +8,15 @@ import typer
 
 def export_command(
     path: Annotated[Path, typer.Argument(help="A run, or an adapter in PEFT's format.", metavar="RUN_OR_ADAPTER")],
-    to: Annotated[str, typer.Option(help="peft or merged.")],
+    to: Annotated[str, typer.Option(help="peft, merged, gguf-adapter, gguf or ollama.")],
     type_name: Annotated[
-        str | None, typer.Option("--type", help="merged: F32, F16 or BF16; the base's own precision otherwise.")
+        str | None, typer.Option("--type", help="gguf, ollama: Q8_0 (default), Q6_K, Q4_K_M, ...; merged: F16, ...")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; default RUN/exports/...")] = None,
     profile: Annotated[str | None, typer.Option(help="peft: vllm writes the form that vLLM reads right.")] = None,
+    imatrix: Annotated[
+        Path | None, typer.Option(help="gguf, ollama: importances made by llama.cpp's llama-imatrix.")
+    ] = None,
     base: Annotated[str | None, typer.Option(help="Where the base is, if not where it was.")] = None,
     proof: Annotated[bool, typer.Option(help="Run the export beside what was trained, and compare.")] = True,
     accept: Annotated[bool, typer.Option("--accept", help="Exit with 0 though the proof found the tune lost.")] = False,
@@ -27,7 +30,8 @@ def export_command(
 
     \b
     lorica export runs/x --to peft
-    lorica export runs/x --to merged --type BF16
+    lorica export runs/x --to merged
+    lorica export runs/x --to gguf --type Q4_K_M
     """
     from rich.console import Console
 
@@ -43,6 +47,7 @@ def export_command(
             out=out,
             type=type_name,
             profile=profile,
+            imatrix=imatrix,
             base=base,
             proof=proof,
             overwrite=overwrite,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lorica.exporting.skeleton import Skeleton
-from lorica.exporting.stored import StoredTensor
+from lorica.exporting.stored import Stored
 from lorica.files import read_json
 from lorica.lora.checkpoint import CONFIG, adapter_tensors, load_adapter, read_weights
 from lorica.lora.layer import LoraEmbedding, LoraLayer
@@ -32,17 +32,19 @@ class Change(Protocol):
 
 @dataclass(frozen=True)
 class LowRank:
-    """`weight + up @ down`, then DoRA's rescaling of each output. `down` (r, in); `up` (out, r), the scale folded in;
-    `magnitude` (out) or None. `transposed`: the file has the weight as (in, out)."""
+    """`weight + scale * up @ down`, then DoRA's rescaling of each output. `down` (r, in), `up` (out, r), `magnitude`
+    (out) or None. `transposed`: the file has the weight as (in, out); an `embedding` has it as (vocabulary, dim)."""
 
     down: Tensor
     up: Tensor
+    scale: float
     magnitude: Tensor | None = None
     transposed: bool = False
+    embedding: bool = False
 
     def apply(self, weight: Tensor) -> Tensor:
         weight = weight.t() if self.transposed else weight
-        merged = torch.addmm(weight, self.up, self.down)
+        merged = torch.addmm(weight, self.up, self.down, alpha=self.scale)
         if self.magnitude is not None:
             merged *= (self.magnitude / merged.norm(dim=1))[:, None]
         return merged.t() if self.transposed else merged
@@ -62,7 +64,7 @@ class Replaced:
 class Trained:
     """A weight of a fully trained model, read when it is asked for."""
 
-    stored: StoredTensor
+    stored: Stored
 
     def apply(self, weight: Tensor) -> Tensor:
         return self.stored.read().float()
@@ -140,9 +142,11 @@ def _low_rank(name: str, layer: LoraLayer, tensors: dict[str, Tensor]) -> LowRan
     magnitude = tensors.get(f"{name}.lora_magnitude_vector")
     return LowRank(
         tensors[f"{name}.{down}"].float(),
-        tensors[f"{name}.{up}"].float() * layer.scale,
+        tensors[f"{name}.{up}"].float(),
+        layer.scale,
         None if magnitude is None else magnitude.float(),
         is_transposed(layer.base),
+        embedding,
     )
 
 

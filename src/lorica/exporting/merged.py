@@ -15,8 +15,9 @@ from torch import Tensor
 
 from lorica.exporting.changes import Change
 from lorica.exporting.output import MARK, check_space
-from lorica.exporting.source import Source, Weights
+from lorica.exporting.source import Source
 from lorica.exporting.stored import StoredTensor, stored_tensors
+from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.files import lazy_safetensors_pieces, read_json, write_atomically, write_json
 from lorica.lora.checkpoint import CONFIG
@@ -64,6 +65,10 @@ def write_merged(
 
     Raises ValueError for a change that has no tensor to go to, weights that are not finite, a full disk.
     """
+    if weights.file is not None:
+        raise ValueError(
+            f"the base {source.base_name} is a GGUF file, of which no transformers directory is made; use --to gguf."
+        )
     dtype = TYPES[type_name] if type_name else None
     files = planned(weights, dtype)
     check_space(folder, sum(output.bytes for outputs in files.values() for output in outputs))
@@ -119,13 +124,14 @@ def _merged(weights: Weights, dtype: torch.dtype | None) -> Iterator[Output]:
     tied = weights.changes.tied
     if tied is not None and not weights.changes.untie and tied[0] in changed:
         changed[tied[1]] = changed[tied[0]]  # files may hold a copy of the one weight for each of its names
-    in_file = {name: parameter for parameter, name in weights.names.items()}
+    in_file = {stored.name: parameter for parameter, stored in weights.by_parameter.items()}
     for name, stored in weights.stored.items():
         _, change = changed.get(in_file.get(name, ""), (stored, None))
         yield Output(name, stored, change, _dtype(stored, dtype))
     if tied is not None and weights.changes.untie:
-        for parameter in {*tied} - weights.names.keys():
-            stored, change = changed[parameter]
+        for parameter in {*tied} - weights.by_parameter.keys():
+            of_other, change = changed[parameter]
+            stored = weights.stored[of_other.name]
             yield Output(parameter, stored, change, _dtype(stored, dtype))
 
 
@@ -174,7 +180,8 @@ def _write_config(folder: Path, untied: bool, dtype: torch.dtype | None) -> None
 def _compared(folder: Path, weights: Weights) -> Iterator[WrittenWeight]:
     written = stored_tensors(weight_files(folder))
     for parameter, stored, change in weights.changed():
-        exported = written[weights.names.get(parameter, parameter)]
+        of_base = weights.by_parameter.get(parameter)
+        exported = written[parameter if of_base is None else of_base.name]
         base = stored.read()
         yield WrittenWeight(
             parameter,

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lorica.exporting.changes import PREFIX, LowRank, read_changes
-from lorica.exporting.source import Source, Weights, open_trained
+from lorica.exporting.source import Source, open_trained
+from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.checkpoint import CONFIG, WEIGHTS
@@ -57,7 +58,7 @@ def _write_uniform(source: Source, weights: Weights, folder: Path) -> None:
     for name, pair in pairs.items():
         empty = rank - pair.down.shape[0]
         tensors[f"{PREFIX}{name}.lora_A.weight"] = torch.nn.functional.pad(pair.down, (0, 0, 0, empty))
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.nn.functional.pad(pair.up, (0, empty))
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.nn.functional.pad(pair.up * pair.scale, (0, empty))
     config = read_json(source.trained / CONFIG)
     config |= {"r": rank, "lora_alpha": rank, "rank_pattern": {}, "alpha_pattern": {}, "use_rslora": False}
     metadata = read_adapter(source.trained)[0]

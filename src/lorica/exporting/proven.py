@@ -1,25 +1,17 @@
 """Export what a run trained, and prove that what was written computes it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lorica.exporting.card import write_card
-from lorica.exporting.merged import TYPES, write_merged
 from lorica.exporting.output import MARK, check_output, written_aside
-from lorica.exporting.peft_folder import write_peft
 from lorica.exporting.proof import Proof, prove
-from lorica.exporting.source import Source, Weights, open_source, read_weights_of
-from lorica.exporting.written import Written
+from lorica.exporting.source import Source, open_source
+from lorica.exporting.targets import TARGETS, Options, checked
+from lorica.exporting.weights import read_weights_of
 from lorica.files import write_json
 from lorica.run.watch import Watcher
-
-TARGETS = ("peft", "merged")
-PEFT_USE = "Load it with PEFT: `PeftModel.from_pretrained(base, PATH)`, or in Lorica: `lorica chat PATH`."
-MERGED_USE = (
-    "Load it with transformers: `AutoModelForCausalLM.from_pretrained(PATH)`, or in Lorica: `lorica chat PATH`."
-)
 
 
 @dataclass(frozen=True)
@@ -49,62 +41,44 @@ def export(
     out: str | Path | None = None,
     type: str | None = None,
     profile: str | None = None,
+    imatrix: str | Path | None = None,
     base: str | Path | None = None,
     proof: bool = True,
     overwrite: bool = False,
     allow_other_base: bool = False,
     watcher: Watcher | None = None,
 ) -> ExportResult:
-    """Write the run or adapter at `path` for others to serve, `to`: peft or merged.
+    """Write the run or adapter at `path` for others to serve, `to`: peft, merged, gguf-adapter, gguf or ollama.
 
-    `type` is the precision of a merged model (F32, F16, BF16; default: the base's own), `profile` the reader that a
-    peft adapter is shaped for (vllm), `base` where the base is, if not where it was. The folder `out` (default: below
-    the run) is whole or not there. The proof is run unless `proof` is false.
+    `type` is the precision (merged, gguf-adapter) or llama.cpp's type (gguf, ollama), `profile` the reader that a peft
+    adapter is shaped for (vllm), `imatrix` a file of importances for packing, `base` where the base is, if not where it
+    was. The folder `out` (default: below the run) is whole or not there. The proof is run unless `proof` is false.
 
     Raises ValueError for a wrong combination, another base, damaged or missing files, a full disk, and what the target
     cannot hold, naming the alternative.
     """
     watcher = watcher or Watcher()
-    _check(to, type, profile)
+    options = checked(Options(to, type, profile, imatrix))
     source = open_source(path, base, allow_other_base=allow_other_base)
-    folder = Path(out) if out is not None else _default_folder(source, to, profile or type)
+    folder = Path(out) if out is not None else _default_folder(source, options)
     check_output(folder, overwrite)
     weights = read_weights_of(source, lambda done, total: watcher.stage("hashing the base", done, total))
     for note in weights.changes.notes:
         watcher.notice(note)
+    target = TARGETS[to]
     with written_aside(folder, overwrite) as aside:
-        written = _writer(source, weights, to, type, profile, watcher)(aside)
+        written = target.write(
+            source, weights, aside, options, lambda done, total: watcher.stage("writing tensors", done, total)
+        )
         found = prove(source, written, watcher) if proof else None
+        write_card(source, aside, target.use, target.library)
         files = sorted([*(file.name for file in written.files), "README.md", MARK])
-        write_card(source, aside, PEFT_USE if to == "peft" else MERGED_USE, "peft" if to == "peft" else "transformers")
         result = ExportResult(str(folder), to, files, found, written.notes)
         write_json(aside / MARK, result.to_dict())
     return result
 
 
-def _check(to: str, type_name: str | None, profile: str | None) -> None:
-    if to not in TARGETS:
-        raise ValueError(f'"{to}" is nothing that can be exported to; choose {", ".join(TARGETS)}.')
-    if profile is not None and to != "peft":
-        raise ValueError(f"a profile shapes a peft adapter; --to {to} has none.")
-    if type_name is not None and (to != "merged" or type_name.upper() not in TYPES):
-        allowed = f"one of {', '.join(TYPES)}" if to == "merged" else "none: an adapter is written as it was trained"
-        raise ValueError(f"the type for --to {to} is {allowed}; got {type_name}.")
-
-
-def _default_folder(source: Source, to: str, kind: str | None) -> Path:
-    name = to if kind is None else f"{to}-{kind.lower()}"
-    return source.run.path / "exports" / name if source.run is not None else Path(f"{source.trained}-{name}")
-
-
-def _writer(
-    source: Source, weights: Weights, to: str, type_name: str | None, profile: str | None, watcher: Watcher
-) -> Callable[[Path], Written]:
-    if to == "peft":
-        return lambda folder: write_peft(source, weights, folder, profile)
-    wanted = type_name.upper() if type_name else None
-
-    def tell(done: int, total: int) -> None:
-        watcher.stage("merging", done, total)
-
-    return lambda folder: write_merged(source, weights, folder, wanted, tell)
+def _default_folder(source: Source, options: Options) -> Path:
+    if source.run is not None:
+        return source.run.path / "exports" / options.folder
+    return Path(f"{source.trained}-{options.folder}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -47,12 +47,17 @@ class Skeleton:
         return {f"{name}.weight" for name, module in named if any(module is end for end in ends)}
 
 
-def skeleton(folder: Path, name: str, base_hash: str | None = None) -> Skeleton:
+def skeleton(folder: Path, name: str, base_hash: str) -> Skeleton:
     """The modules of the model in `folder`. Raises ValueError for a config that transformers cannot read."""
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return skeleton_of(config, name, base_hash)
     except UNREADABLE as error:
         raise ValueError(f"{folder / 'config.json'}: transformers cannot build this model: {one_line(error)}") from None
-    return Skeleton(model, name, {"base": base_hash} if base_hash else {})
+
+
+def skeleton_of(config: PretrainedConfig, name: str, base_hash: str) -> Skeleton:
+    """The modules of the model that `config` describes."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    return Skeleton(model, name, {"base": base_hash})

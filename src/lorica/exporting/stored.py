@@ -4,12 +4,28 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lorica.files import TORCH_DTYPES
+
+
+class Stored(Protocol):
+    """A tensor of the base, wherever it lies."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def shape(self) -> list[int]: ...
+    @property
+    def numel(self) -> int: ...
+
+    def read(self) -> Tensor: ...
 
 
 @dataclass(frozen=True)

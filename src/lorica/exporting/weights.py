@@ -1,0 +1,99 @@
+"""The base's tensors beside what the fine-tune does to them, read from headers: no values are loaded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from lorica.exporting.changes import Change, Changes, Trained, read_changes
+from lorica.exporting.gguf_form import form_of, gguf_tensors
+from lorica.exporting.skeleton import Skeleton, skeleton, skeleton_of
+from lorica.exporting.source import Source
+from lorica.exporting.stored import Stored, StoredTensor, stored_tensors
+from lorica.gguf.read_config import read_config
+from lorica.gguf.split import GgufModel, open_model
+from lorica.models.fingerprint import Progress, hash_gguf, hash_weight_files
+from lorica.models.locate import weight_files
+
+
+@dataclass(frozen=True)
+class Weights:
+    """`by_parameter` has the base's tensors by transformers' names, `stored` those of a transformers directory by the
+    names in its files, and `file` is a GGUF base. Of a full fine-tune `changes` is empty and `trained` has the trained
+    tensors. `fused` are parameters that transformers makes of several tensors."""
+
+    by_parameter: Mapping[str, Stored]
+    skeleton: Skeleton
+    changes: Changes = field(default_factory=lambda: Changes({}))
+    stored: dict[str, StoredTensor] = field(default_factory=dict)
+    fused: set[str] = field(default_factory=set)
+    file: GgufModel | None = None
+    trained: dict[str, StoredTensor] | None = None
+
+    def changed(self) -> list[tuple[str, Stored, Change]]:
+        """(parameter, the base's tensor, its change) of all that changes; a tied head's tensor is the embedding's.
+
+        Raises ValueError for a change to a parameter that has no tensor of its own in the base's files.
+        """
+        found = [(parameter, self.tensor_of(parameter), change) for parameter, change in self._all_changes().items()]
+        return sorted(found, key=lambda entry: entry[0])
+
+    def _all_changes(self) -> dict[str, Change]:
+        if self.trained is None:
+            return self.changes.by_parameter
+        names, _ = self.skeleton.parameters_of(self.trained)
+        return {parameter: Trained(self.trained[name]) for parameter, name in names.items()}
+
+    def tensor_of(self, parameter: str) -> Stored:
+        """The base's tensor. Raises ValueError if its files have none that is this parameter and no more."""
+        if parameter in self.by_parameter:
+            return self.by_parameter[parameter]
+        tied = self.changes.tied
+        if tied is not None and parameter in tied:
+            return self.by_parameter[tied[0] if parameter == tied[1] else tied[1]]
+        why = "transformers makes it of several tensors" if parameter in self.fused else "no tensor there becomes it"
+        raise ValueError(
+            f"{parameter} cannot be exported in the form of the base's files: {why}. Export the adapter instead (--to "
+            "peft), or merge in Python (adapter.merge()) and save the model."
+        )
+
+
+def base_weights(base: Path, name: str, progress: Progress | None = None) -> Weights:
+    """A base without changes: a transformers directory, or a GGUF file.
+
+    Raises ValueError for damaged files, and a config or an architecture that cannot be read.
+    """
+    if base.is_file():
+        file = open_model(base)
+        config = read_config(file.metadata, file.tensors, file.values)
+        bones = skeleton_of(config, name, hash_gguf(file, progress))
+        return Weights(gguf_tensors(form_of(config, file), bones.model), bones, file=file)
+    files = weight_files(base)
+    stored = stored_tensors(files)
+    bones = skeleton(base, name, hash_weight_files(files, progress))
+    names, fused = bones.parameters_of(stored)
+    return Weights(
+        {parameter: stored[tensor] for parameter, tensor in names.items()}, bones, stored=stored, fused=fused
+    )
+
+
+def read_weights_of(source: Source, progress: Progress | None = None) -> Weights:
+    """The base of `source` with its changes.
+
+    Raises ValueError as `base_weights`, for another base than the one that was trained on, and for an adapter that does
+    not fit it.
+    """
+    base = base_weights(source.base, source.base_name, progress)
+    if source.whole:
+        _check_base_of_run(source, base.skeleton)
+        return replace(base, trained=stored_tensors(weight_files(source.trained)))
+    return replace(base, changes=read_changes(base.skeleton, source.trained, allow_other_base=source.allow_other_base))
+
+
+def _check_base_of_run(source: Source, bones: Skeleton) -> None:
+    assert source.receipt is not None
+    wanted, found = source.receipt["base"]["base"], bones.hashes["base"]
+    if wanted != found and not source.allow_other_base:
+        raise ValueError(
+            f"the run in {source.path} began with a base whose weights hash to {wanted[:12]}, but {source.base} hashes "
+            f"to {found[:12]}. Give the base it began with (--base), or pass --allow-other-base."
+        )
