@@ -15,7 +15,16 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize(("run_name", "to"), [("chat_run", "peft"), ("text_run", "merged"), ("full_run", "merged")])
+RUNS = [
+    ("chat_run", "peft"),
+    ("text_run", "merged"),
+    ("full_run", "merged"),
+    ("text_run", "gguf"),
+    ("full_run", "gguf"),
+]
+
+
+@pytest.mark.parametrize(("run_name", "to"), RUNS)
 def test_a_run(cli: Cli, request: pytest.FixtureRequest, tmp_path: Path, run_name: str, to: str) -> None:
     run = request.getfixturevalue(run_name)
     before = contents(run)
@@ -26,7 +35,7 @@ def test_a_run(cli: Cli, request: pytest.FixtureRequest, tmp_path: Path, run_nam
     assert json.loads((tmp_path / "out" / "export.json").read_text()) == outcome.json
     assert contents(run) == before
     prompt = ["--prompt", "three plus 4 is", "--max-new-tokens", 8, "--json"]
-    if to == "merged":
+    if to != "peft":
         assert (
             cli("generate", tmp_path / "out", *prompt, "--raw").json["token_ids"]
             == (cli("generate", run, *prompt, "--raw").json["token_ids"])
@@ -66,4 +75,17 @@ def test_the_rows_are_gone(cli: Cli, text_run: Path, tmp_path: Path) -> None:
 def test_usage(cli: Cli, text_run: Path) -> None:
     assert cli("export", text_run, "--json").code == 2
     outcome = cli("export", text_run, "--to", "coreml", "--json")
-    assert outcome.code == 1 and "peft, merged" in outcome.json["error"]
+    assert outcome.code == 1 and "peft, merged, gguf" in outcome.json["error"]
+
+
+def test_quantize(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+    out = tmp_path / "base.gguf"
+    told = cli("quantize", tiny_base, "--type", "q8_0", "--out", out, "--measure", "--json").json
+    assert set(told) >= {"path", "mixture", "bytes", "bits_per_weight", "types", "measured", "notes"}
+    assert told["mixture"] == "Q8_0" and told["bytes"] == out.stat().st_size
+    assert told["types"]["F16"]["relative_error"] < 1e-3  # rows of 24 and 40 do not divide into blocks of 32
+    assert told["measured"]["kl"] < 1e-4 and told["measured"]["greedy_agreement"] > 0.98
+    assert any("F16 instead of Q8_0" in note for note in told["notes"])
+    shown = cli("quantize", tiny_base, "--type", "Q8_0", "--out", out, "--overwrite", "--measure")
+    assert shown.code == 0 and "relative error" in shown.out and "bits a weight" in shown.out
+    assert cli("quantize", tiny_base, "--type", "Q8_0", "--out", out).code == 1

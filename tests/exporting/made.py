@@ -8,14 +8,16 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import tiny_models as tiny
+from bases import byte_tokenizer
 from lorica.lora import Adapter, attach
 from lorica.models import load
 
 
 def write_model(folder: Path, model: Any, dtype: torch.dtype = torch.float32, shard: str = "50GB") -> Path:
-    """`model` and a word tokenizer as a directory of transformers'."""
+    """`model` and a tokenizer as a directory of transformers': one of words, or of bytes if the vocabulary has room."""
     model.to(dtype).save_pretrained(folder, max_shard_size=shard)
-    tiny.word_tokenizer().save_pretrained(folder)
+    words = model.config.get_text_config().vocab_size == tiny.VOCABULARY
+    (tiny.word_tokenizer() if words else byte_tokenizer()).save_pretrained(folder)
     return folder
 
 

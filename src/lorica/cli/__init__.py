@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from lorica.cli import adapters, chat, config, data, demo, doctor, export, generate, inspect, report, train
+from lorica.cli import adapters, chat, config, data, demo, doctor, export, generate, inspect, quantize, report, train
 from lorica.cli.version import version_option
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("report")(report.report)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)
 app.command("export")(export.export_command)
+app.command("quantize")(quantize.quantize_command)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
 app.command("demo")(demo.demo)

@@ -92,6 +92,10 @@ class FileTensor:
     values: Callable[[], Tensor]
     verbatim: Callable[[], Tensor] | None = None
 
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
     def part(self, type_name: str, importance: Tensor | None = None, packed: "Errors | None" = None) -> Part:
         """It as `type_name`; `packed` is told of what rounding did."""
         if self.verbatim is not None and type_name == self.type:

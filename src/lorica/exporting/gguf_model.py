@@ -1,207 +1,172 @@
 """A model as one GGUF file: merged, and packed with llama.cpp's mixtures.
 
-From a transformers directory every tensor is packed by the mixture's rules. From a GGUF base the tensors that the
-fine-tune leaves alone are copied byte for byte (packing them again would add to their error), the changed ones are
-written in a type that holds the change, and metadata and tokenizer are the base's.
+From a transformers directory every tensor is packed by the mixture's rules. From a GGUF base that is packed itself, the
+tensors that the fine-tune leaves alone are copied byte for byte (packing them again would add to their error), the
+changed ones are written in a type that holds the change, and metadata and tokenizer are the base's.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from lorica.exporting.changes import Change
 from lorica.exporting.gguf_form import Errors, FileTensor, Form, GgufTensor, form_of
 from lorica.exporting.gguf_metadata import model_metadata
+from lorica.exporting.gguf_tensors import check_importances, converted, is_dense, onto_file
 from lorica.exporting.output import check_space
 from lorica.exporting.source import Source
-from lorica.exporting.stored import Stored
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written, WrittenWeight
-from lorica.gguf.architectures import Place
-from lorica.gguf.split import GgufModel, open_model
+from lorica.gguf.split import open_model
 from lorica.gguf.types import named
+from lorica.gguf.values import Value, count, text
 from lorica.gguf.write import Part, write
 from lorica.models import load
+from lorica.models.facts import ModelFacts
 from lorica.models.fingerprint import Progress
-from lorica.quant import codec, fallback
-from lorica.quant.mixtures import MIXTURES, Model, is_packed, tensor_types, wanted_types
+from lorica.quant import codec
+from lorica.quant.mixtures import MIXTURES, Model, tensor_types, wanted_types
 from lorica.run.reopen import Opened
 
 FILE = "model.gguf"
+DEFAULT = "Q8_0"
 SAMPLED_ROWS = 512  # of each changed weight, to see what of the change is left
-DENSE = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 Importances = Mapping[str, Tensor]
+
+
+@dataclass
+class Plan:
+    """A file before it is written: `types` by tensor name."""
+
+    metadata: dict[str, Value]
+    tensors: list[FileTensor]
+    types: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors."""
+        return sum(named(self.types[t.name]).size(t.shape[::-1], t.name) for t in self.tensors)
+
+    def write(
+        self, path: Path, importances: Importances, progress: Progress | None = None, errors: Errors | None = None
+    ) -> None:
+        """Write the file, whole or not at all. Raises ValueError for a full disk, OSError if it fills meanwhile."""
+        check_space(path.parent, self.bytes)
+        parts = [t.part(self.types[t.name], importances.get(t.name), errors) for t in self.tensors]
+        write(path, self.metadata, [_told(part, done, len(parts), progress) for done, part in enumerate(parts, 1)])
+
+
+def _told(part: Part, done: int, total: int, progress: Progress | None) -> Part:
+    def data() -> Tensor | Iterable[Tensor]:
+        if progress is not None:
+            progress(done, total)
+        return part.data()
+
+    return Part(part.name, part.type, part.shape, data)
 
 
 def write_gguf(
     source: Source,
     weights: Weights,
     folder: Path,
-    mixture: str,
+    mixture: str | None,
     importances: Importances | None = None,
     progress: Progress | None = None,
 ) -> Written:
-    """Write `model.gguf` into `folder`. `mixture` names the file's type; from a GGUF base, that of the changed tensors.
+    """Write `model.gguf` into `folder`. `mixture` names the file's type, or, from a packed GGUF base, that of the
+    changed tensors; None is Q8_0, or what a base that is not packed has.
 
     Raises ValueError for an architecture or tokenizer that has no GGUF form, changes that it cannot hold, weights that
     are not finite, a full disk.
     """
-    form = form_of(weights.skeleton.model.config, weights.file)
-    importances = importances or {}
+    form, importances = form_of(weights.skeleton.model.config, weights.file), importances or {}
     if weights.file is not None:
-        tensors, types, notes = _onto_gguf(weights, form, mixture)
-        metadata = dict(weights.file.metadata)
+        plan = plan_onto_file(weights, form, mixture, bool(importances))
     else:
-        tensors = converted(weights, form)
-        types, notes = choose_types(tensors, mixture, model_of(form, weights), bool(importances))
-        metadata, more = model_metadata(source, weights, form, mixture)
-        tensors += more
-    check_space(folder, sum(named(types[tensor.name]).size(tensor.shape[::-1], tensor.name) for tensor in tensors))
-    write(folder / FILE, metadata, list(told(parts(tensors, types, importances), progress)))
+        facts = source.facts()
+        plan = plan_converted(weights, form, mixture or DEFAULT, source.name, facts, bool(importances))
+    _use_template(plan, source)
+    check_importances(plan.tensors, importances)
+    plan.write(folder / FILE, importances, progress)
+    rounded = {plan.types[t.name] for t in plan.tensors} != {"F32"}
     return Written(
         [folder / FILE],
         lambda: _compared(folder / FILE, weights, form, importances),
         lambda dtype: _reopened(source, folder / FILE, dtype),
-        exact=mixture == "F32" and weights.trained is None,
-        notes=notes,
+        exact=not rounded and weights.trained is None,
+        notes=plan.notes,
     )
 
 
-def parts(
-    tensors: list[FileTensor], types: Mapping[str, str], importances: Importances, errors: Errors | None = None
-) -> list[Part]:
-    """The tensors in their types, largest work last to be seen by nobody: in the file's order."""
-    return [tensor.part(types[tensor.name], importances.get(tensor.name), errors) for tensor in tensors]
+def _use_template(plan: Plan, source: Source) -> None:
+    """The chat template of the training, where it is not the base's own."""
+    template = source.trained / "chat_template.jinja"
+    key = "tokenizer.chat_template"
+    if template.is_file():
+        trained = template.read_text(encoding="utf-8")
+        if key not in plan.metadata or plan.metadata[key].content != trained:
+            plan.metadata[key] = text(trained)
+            plan.notes.append("the chat template is that of the training, which is not the base's")
 
 
-def told(made: list[Part], progress: Progress | None) -> Iterator[Part]:
-    """The parts, each telling `progress` when its turn comes."""
-    for done, part in enumerate(made, 1):
+def plan_converted(
+    weights: Weights, form: Form, mixture: str, name: str, facts: ModelFacts, imatrix: bool = False
+) -> Plan:
+    """A transformers directory as a file of the type `mixture`.
 
-        def data(part: Part = part, done: int = done) -> object:
-            if progress is not None:
-                progress(done, len(made))
-            return part.data()
+    Raises ValueError for a model or a tokenizer that llama.cpp has no form of.
+    """
+    metadata, factors = model_metadata(form, name, facts, MIXTURES[mixture][0])
+    tensors = [*converted(weights, form), *factors]
+    types, notes = _choose_types(tensors, mixture, form, imatrix)
+    return Plan(metadata, tensors, types, notes)
 
-        yield Part(part.name, part.type, part.shape, data)  # type: ignore[arg-type]
+
+def plan_onto_file(
+    weights: Weights, form: Form, mixture: str | None, imatrix: bool = False, again: bool = False
+) -> Plan:
+    """A GGUF base with its changes. A base that is not packed is packed as `mixture`, if one is given; one that is,
+    only with `again`."""
+    assert weights.file is not None
+    metadata = {key: value for key, value in weights.file.metadata.items() if key not in SPLIT_KEYS}
+    tensors, changed = onto_file(weights, form)
+    types = {tensor.name: tensor.type for tensor in tensors}
+    if again or is_dense(weights.file):
+        notes: list[str] = []
+        if mixture is not None:
+            types, notes = _choose_types(tensors, mixture, form, imatrix)
+            metadata["general.file_type"] = count(MIXTURES[mixture][0])
+        return Plan(metadata, tensors, types, notes)
+    chosen, _ = _choose_types(tensors, mixture or DEFAULT, form, imatrix)
+    types |= {name: chosen[name] for name in changed}
+    written = ", ".join(sorted({types[name] for name in changed}))
+    note = f"{len(changed)} changed tensors are {written}; {len(tensors) - len(changed)} are the base's, byte for byte"
+    return Plan(metadata, tensors, types, [note])
 
 
-def model_of(form: Form, weights: Weights) -> Model:
-    """What the mixtures' rules look at."""
+def _choose_types(
+    tensors: list[FileTensor], mixture: str, form: Form, imatrix: bool
+) -> tuple[dict[str, str], list[str]]:
+    """The type of every tensor, and lines about those that the mixture's own types do not fit."""
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    found, wanted = (rule(mixture, shapes, _model(form), imatrix) for rule in (tensor_types, wanted_types))
+    replaced = Counter((wanted[name], kind) for name, kind in found.items() if kind != wanted[name])
+    notes = [
+        f"{times} tensors are {kind} instead of {asked}: their rows are no multiple of {codec(asked).block_length}"
+        for (asked, kind), times in replaced.items()
+    ]
+    return {tensor.name: found.get(tensor.name, tensor.type) for tensor in tensors}, notes
+
+
+def _model(form: Form) -> Model:
     config = form.config
     layers, heads, key_heads = config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads
     seventy = layers == 80 and heads != key_heads and form.architecture.name in ("llama", "qwen2")
     return Model(layers, heads, key_heads, seventy=seventy)
-
-
-def choose_types(
-    tensors: list[FileTensor], mixture: str, model: Model, imatrix: bool
-) -> tuple[dict[str, str], list[str]]:
-    """The type of every tensor, and a line about those that the mixture's own types do not fit."""
-    shapes = {tensor.name: tensor.shape for tensor in tensors}
-    types = tensor_types(mixture, shapes, model, imatrix)
-    wanted = wanted_types(mixture, shapes, model, imatrix)
-    replaced: dict[tuple[str, str], int] = {}
-    for name, found in types.items():
-        if found != wanted[name]:
-            replaced[wanted[name], found] = replaced.get((wanted[name], found), 0) + 1
-    notes = [
-        f"{count} tensors are {found} instead of {asked}: their rows are no multiple of {codec(asked).block_length}"
-        for (asked, found), count in replaced.items()
-    ]
-    return {tensor.name: types.get(tensor.name, tensor.type) for tensor in tensors}, notes
-
-
-def converted(weights: Weights, form: Form) -> list[FileTensor]:
-    """The tensors of a transformers model with all changes, in the file's form: vectors in fp32, others as stored."""
-    changed = {parameter: (stored, change) for parameter, stored, change in weights.changed()}
-    names = dict(weights.skeleton.model.named_parameters())  # a tied head once, as the embedding
-    wanted = [*names, *(changed.keys() - names.keys())]
-    if weights.changes.untie:
-        _check_untying(form)
-    found = []
-    for parameter in wanted:
-        stored, change = changed.get(parameter) or (weights.tensor_of(parameter), None)
-        found.append(_file_tensor(form.place(parameter), stored, change))
-    return found
-
-
-def _check_untying(form: Form) -> None:
-    if form.architecture.always_tied:
-        raise ValueError(
-            f"llama.cpp's {form.architecture.name} has one weight for embedding and head, and the fine-tune made them "
-            "two. Use --to merged."
-        )
-
-
-def _file_tensor(place: Place, stored: Stored, change: Change | None) -> FileTensor:
-    vector = len(stored.shape) == 1
-
-    def values() -> Tensor:
-        tensor = stored.read()
-        if change is not None or vector:
-            tensor = tensor.float()
-        if change is not None:
-            tensor = _finite(change.apply(tensor), stored.name)
-        return place.to_file(tensor + place.shift if place.shift else tensor)
-
-    own = "F32" if vector or change is not None else DENSE.get(stored.dtype, "F32")
-    return FileTensor(place.tensor, tuple(stored.shape), own, values)
-
-
-def _finite(tensor: Tensor, name: str) -> Tensor:
-    if not torch.isfinite(tensor).all():
-        raise ValueError(f"merging gives NaN or infinite values in {name}; nothing was written.")
-    return tensor
-
-
-def verbatim(file: GgufModel, name: str) -> FileTensor:
-    """A tensor of a GGUF file as it is."""
-    info = file.tensors[name]
-    return FileTensor(name, info.shape, info.type.name, lambda: file.values(name), lambda: file.data(name))
-
-
-def _onto_gguf(weights: Weights, form: Form, mixture: str) -> tuple[list[FileTensor], dict[str, str], list[str]]:
-    file = weights.file
-    assert file is not None
-    changes: dict[str, list[tuple[Place, Change]]] = {}
-    extra = []
-    for parameter, stored, change in weights.changed():
-        place = form.place(parameter)
-        if place.tensor in file.tensors:
-            changes.setdefault(place.tensor, []).append((place, change))
-        else:
-            _check_untying(form)
-            extra.append(_file_tensor(place, stored, change))
-    tensors = [
-        _changed(file, name, changes[name]) if name in changes else verbatim(file, name) for name in file.tensors
-    ]
-    types = {}
-    for tensor in [*tensors, *extra]:
-        keeps = tensor.verbatim is not None or tensor.type in DENSE.values() or not is_packed(tensor.name, tensor.shape)
-        types[tensor.name] = tensor.type if keeps else fallback(MIXTURES[mixture][1], tensor.shape[-1])
-    written = sorted({types[name] for name in changes})
-    notes = [
-        f"{len(changes)} changed tensors are written as {', '.join(written)}, {len(tensors) - len(changes)} are the "
-        "base's, byte for byte"
-    ]
-    return [*tensors, *extra], types, notes
-
-
-def _changed(file: GgufModel, name: str, changes: list[tuple[Place, Change]]) -> FileTensor:
-    info = file.tensors[name]
-
-    def values() -> Tensor:
-        whole = file.values(name).clone()
-        for place, change in changes:
-            rows = slice(*place.part) if place.part is not None else slice(None)
-            made = change.apply(place.from_file(whole) - place.shift) + place.shift
-            whole[rows] = place.to_file(_finite(made, name))
-        return whole
-
-    return FileTensor(name, info.shape, info.type.name, values)
 
 
 def _compared(path: Path, weights: Weights, form: Form, importances: Importances) -> Iterator[WrittenWeight]:
@@ -210,16 +175,15 @@ def _compared(path: Path, weights: Weights, form: Form, importances: Importances
     form = Form(form.architecture, form.config, written)
     for parameter, stored, change in weights.changed():
         place = form.place(parameter)
-        info = written.tensors[place.tensor]
+        kind = written.tensors[place.tensor].type.name
         base = stored.read().float()
         tuned, exported = change.apply(base), GgufTensor(parameter, written, place, stored.shape).read()
         step = max(1, base.shape[0] // SAMPLED_ROWS) if base.ndim > 1 else 1
         base, tuned, exported = (tensor[::step].contiguous() for tensor in (base, tuned, exported))
         served = base
         if base.ndim > 1:
-            packing = codec(info.type.name)
-            served = packing.unpack(packing.pack(base, importances.get(place.tensor)))
-        yield WrittenWeight(parameter, info.type.name, base, tuned, served, exported)
+            served = codec(kind).unpack(codec(kind).pack(base, importances.get(place.tensor)))
+        yield WrittenWeight(parameter, kind, base, tuned, served, exported)
 
 
 def _reopened(source: Source, path: Path, dtype: str) -> Opened:

@@ -19,7 +19,7 @@ from lorica.exporting.source import Source
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.files import write_atomically
-from lorica.models.facts import UNREADABLE, read_facts
+from lorica.models.facts import UNREADABLE
 from lorica.models.fingerprint import Progress
 
 Messages = Sequence[Mapping[str, str]]
@@ -79,13 +79,13 @@ def write_ollama(
     source: Source,
     weights: Weights,
     folder: Path,
-    mixture: str,
+    mixture: str | None,
     importances: dict[str, Tensor] | None = None,
     progress: Progress | None = None,
 ) -> Written:
     """Write `model.gguf` and `Modelfile` into `folder`. Raises ValueError as `write_gguf`."""
     written = write_gguf(source, weights, folder, mixture, importances, progress)
-    facts = read_facts(str(source.base), tokenizer=source.tokenizer)
+    facts = source.facts()
     content, note = modelfile(facts.tokenizer, facts.stop_ids, facts.longest, _sampling(source))
     write_atomically(folder / "Modelfile", content.encode())
     files, notes = [*written.files, folder / "Modelfile"], [*written.notes, note]

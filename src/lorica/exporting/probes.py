@@ -40,18 +40,28 @@ class Probes:
 def find_probes(source: Source, base: Base, watcher: Watcher) -> Probes:
     """The held-out rows if the run still has them, else passages of the general text that Lorica ships."""
     vocabulary = base.model.get_input_embeddings().weight.shape[0]
-    room = max(64, min(MOST_TOKENS, LOGITS_BUDGET // (8 * vocabulary)))
     notes: list[str] = []
     if source.run is not None:
         try:
             rows, evaluate = _held_out(source, base, vocabulary, watcher)
-            found = Probes(_of_rows(rows, room), rows, evaluate)
+            found = Probes(_of_rows(rows, _room(base)), rows, evaluate)
             if found.probes:
                 return found
             notes.append("the run held no rows out; run on a general text instead")
         except (ValueError, OSError) as error:
             notes.append(f"the run's rows cannot be read again, so a general text stands for them: {error}")
-    return Probes(_of_text(base.tokenizer, room, base.longest or LONGEST), notes=notes)
+    return Probes(text_probes(base), notes=notes)
+
+
+def text_probes(base: Base) -> list[Probe]:
+    """Passages of the general text that Lorica ships."""
+    return _of_text(base.tokenizer, _room(base), base.longest or LONGEST)
+
+
+def _room(base: Base) -> int:
+    """Tokens whose logits are kept."""
+    vocabulary: int = base.model.get_input_embeddings().weight.shape[0]
+    return max(64, min(MOST_TOKENS, LOGITS_BUDGET // (8 * vocabulary)))
 
 
 def _held_out(

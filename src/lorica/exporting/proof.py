@@ -4,7 +4,7 @@ All numbers compare distributions over the next token at the same positions: `kl
 nats a token, and `kl_of_base` the same of the untouched base, which is what losing the whole fine-tune would cost.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from lorica.evaluation.evaluation import evaluate
-from lorica.evaluation.scores import evaluating
-from lorica.exporting.probes import Probe, Probes, find_probes
+from lorica.exporting.comparing import agreement, divergence, largest_difference, logits_of
+from lorica.exporting.probes import Probes, find_probes
 from lorica.exporting.source import Source, open_trained
 from lorica.exporting.survival import HOLDS, Survival, overall, survival_of, surviving_types
 from lorica.exporting.written import Written
@@ -75,21 +75,19 @@ def prove(source: Source, written: Written, watcher: Watcher) -> Proof:
     opened = written.reopen(dtype)
     exported = _measure(opened, probes, watcher, "running the export")
     del opened
-    differences = [(a - b).abs().max() for a, b in zip(tuned.logits, exported.logits, strict=True)]
-    agreement = torch.cat([a.argmax(1) == b.argmax(1) for a, b in zip(tuned.logits, exported.logits, strict=True)])
     survival, noise = overall(weights)
-    kl, kl_of_base = _divergence(tuned.logits, exported.logits), _divergence(tuned.logits, base_logits)
+    kl, kl_of_base = divergence(tuned.logits, exported.logits), divergence(tuned.logits, base_logits)
     reasons = _reasons(survival, kl, kl_of_base, written.exact)
     return Proof(
-        max_logit_difference=float(torch.stack(differences).max()),
+        max_logit_difference=largest_difference(tuned.logits, exported.logits),
         kl=kl,
         kl_of_base=kl_of_base,
-        greedy_agreement=float(agreement.float().mean()),
+        greedy_agreement=agreement(tuned.logits, exported.logits),
         delta_survival=survival,
         noise=noise,
         metric_change={name: exported.metrics[name] - value for name, value in tuned.metrics.items()},
         weights=weights,
-        tokens=agreement.numel(),
+        tokens=sum(len(probe.positions) for probe in probes.probes),
         rows=len(probes.probes),
         reasons=reasons,
         survives_as=surviving_types(written.weights()) if reasons and not written.exact else [],
@@ -121,7 +119,7 @@ def _reference(source: Source, dtype: str, watcher: Watcher) -> tuple[list[Tenso
     if opened.adapter is None:
         opened = Opened(load(source.base, dtype=dtype), None, opened.conversational)
     with opened.adapter.disable() if opened.adapter is not None else nullcontext():
-        return _logits(opened, probes.probes, _telling(watcher, "running the base")), tuned, probes
+        return logits_of(opened.base, probes.probes, _telling(watcher, "running the base")), tuned, probes
 
 
 def _measure(opened: Opened, probes: Probes, watcher: Watcher, stage: str) -> _Measured:
@@ -141,28 +139,7 @@ def _measure(opened: Opened, probes: Probes, watcher: Watcher, stage: str) -> _M
             progress=watcher.stage,
         )
         metrics = {result.name: result.score for result in found.metrics}
-    return _Measured(_logits(opened, probes.probes, _telling(watcher, stage)), metrics)
-
-
-def _logits(opened: Opened, probes: Sequence[Probe], tell: Callable[[int, int], None]) -> list[Tensor]:
-    found = []
-    with evaluating(opened.base.model), torch.inference_mode():
-        for done, probe in enumerate(probes, 1):
-            ids = torch.tensor([probe.ids], device=opened.base.device)
-            logits = opened.base.model(input_ids=ids, use_cache=False).logits[0]
-            found.append(logits[probe.positions].float().cpu())
-            tell(done, len(probes))
-    return found
-
-
-def _divergence(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Mean KL(wanted || found) in nats a position."""
-    total, count = 0.0, 0
-    for a, b in zip(wanted, found, strict=True):
-        p, q = a.double().log_softmax(1), b.double().log_softmax(1)
-        total += float((p.exp() * (p - q)).sum())
-        count += a.shape[0]
-    return max(0.0, total / max(count, 1))
+    return _Measured(logits_of(opened.base, probes.probes, _telling(watcher, stage)), metrics)
 
 
 def _telling(watcher: Watcher, stage: str) -> Callable[[int, int], None]:

@@ -7,6 +7,7 @@ from typing import Any
 from lorica.files import read_json
 from lorica.lora.checkpoint import CONFIG, load_adapter
 from lorica.models import Base, load
+from lorica.models.facts import ModelFacts, read_facts
 from lorica.models.locate import gguf_file, model_folder
 from lorica.run.reopen import Opened
 from lorica.training.run_folder import RunFolder
@@ -37,6 +38,10 @@ class Source:
     def tokenizer(self) -> str | None:
         """The folder of the tokenizer that was saved with the training; None for the base's own."""
         return str(self.trained) if (self.trained / "tokenizer.json").is_file() else None
+
+    def facts(self) -> ModelFacts:
+        """How the model cuts text and where it stops, without its weights."""
+        return read_facts(str(self.base), tokenizer=self.tokenizer)
 
     def conversational(self, base: Base) -> bool:
         """Whether prompts go through the chat template."""

@@ -19,8 +19,6 @@ from lorica.exporting.written import Written
 from lorica.models.fingerprint import Progress
 from lorica.quant.mixtures import mixture
 
-DEFAULT_MIXTURE = "Q8_0"
-
 
 @dataclass(frozen=True)
 class Options:
@@ -59,8 +57,8 @@ def _one_of(types: Mapping[str, object], name: str | None) -> str | None:
     return None if name is None else name.upper()
 
 
-def _mixture(name: str | None) -> str:
-    return mixture(name or DEFAULT_MIXTURE)
+def _mixture(name: str | None) -> str | None:
+    return None if name is None else mixture(name)
 
 
 def _importances(options: Options) -> dict[str, Tensor]:
@@ -90,7 +88,7 @@ TARGETS: dict[str, Target] = {
         "gguf",
         "Serve it with llama.cpp: `llama-server -m model.gguf`, or in Lorica: `lorica chat PATH`.",
         lambda source, weights, folder, options, tell: write_gguf(
-            source, weights, folder, _mixture(options.type), _importances(options), tell
+            source, weights, folder, options.type, _importances(options), tell
         ),
         _mixture,
     ),
@@ -98,7 +96,7 @@ TARGETS: dict[str, Target] = {
         "gguf",
         "Serve it with Ollama: `ollama create NAME -f Modelfile`, then `ollama run NAME`.",
         lambda source, weights, folder, options, tell: write_ollama(
-            source, weights, folder, _mixture(options.type), _importances(options), tell
+            source, weights, folder, options.type, _importances(options), tell
         ),
         _mixture,
     ),
