@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow lint format bench clean
+.PHONY: setup demo test test-slow judge lint format bench clean
 
 setup: .venv/.installed
 
@@ -19,6 +19,11 @@ test: setup lint
 
 test-slow: setup
 	$(BIN)/pytest -m slow
+
+# llama-cpp-python is built from source on the first call (about 15 minutes); JUDGE_ARGS=... are pytest's.
+judge: setup
+	$(BIN)/python -c "import llama_cpp" || $(BIN)/pip install --constraint constraints.txt --editable ".[judge]"
+	$(BIN)/pytest -m judge tests/judge $(JUDGE_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -17,10 +17,10 @@ LLAMA3 = (
     "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}"
     "<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
+DEFAULT_SYSTEM = "{% if messages[0].role != 'system' %}<|im_start|>system\nHi<|im_end|>\n{% endif %}"
 UNKNOWN: dict[str, str | None] = {
     "none": None,
-    "a default system message": "{% if messages[0].role != 'system' %}<|im_start|>system\nHi<|im_end|>\n{% endif %}"
-    + CHATML,
+    "a default system message": DEFAULT_SYSTEM + CHATML,
     "no system messages": "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHATML,
     "thinking": CHATML.replace("assistant\n' }}", "assistant\n<think>' }}"),
     "broken": "{% for",
