@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from lorica.kernels import (
+    Documents,
     add_rms_norm_,
+    attention,
+    attention_backward,
     cross_entropy_,
     gated,
     gated_backward,
@@ -93,3 +96,19 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
         (gradient,) = ctx.saved_tensors
         return upstream[0] * gradient, None, None, *(None for _ in range(ctx.settings))
+
+
+class Attention(torch.autograd.Function):
+    """q, k, v -> attention's output, by the kernel that the device and the settings choose."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, documents: Documents, *settings: Any) -> Tensor:
+        out, lse = attention(q, k, v, documents, *settings)
+        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.settings = (documents, *settings)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *dout: Tensor) -> tuple[Any, ...]:
+        gradients = attention_backward(dout[0], *ctx.saved_tensors, *ctx.settings)
+        return *gradients, *(None for _ in ctx.settings)

@@ -33,7 +33,12 @@ def arguments(operator: str, device: str, dtype: torch.dtype) -> tuple[Any, ...]
     x, weight, heads = draw(ROWS, WIDTH), draw(WIDTH), draw(ROWS, 2, WIDTH // 2)
     cos, sin = draw(2, ROWS, WIDTH // 4).unbind()
     labels = torch.arange(ROWS, device=device)
+    k, v = draw(2, ROWS, 1, WIDTH // 2).unbind()
+    documents = kernels.Documents.of([2, 1, 3], device)
+    lse = torch.rand(2, ROWS, device=device)
     return {
+        "attention": (heads, k, v, documents.table, 3, 0.3, 2, 0.0),
+        "attention_backward": (heads, heads, k, v, heads, lse, documents.table, 3, 0.3, None, 2.0),
         "rms_norm": (x, weight, 1e-5, 1.0, False),
         "add_rms_norm_": (x, draw(ROWS, WIDTH), weight, 1e-5, 0.0, True),
         "rms_norm_backward_": (x, draw(ROWS, WIDTH), weight, 1e-5, 0.0, draw(ROWS, WIDTH)),
@@ -46,6 +51,7 @@ def arguments(operator: str, device: str, dtype: torch.dtype) -> tuple[Any, ...]
 
 
 OPERATORS = [
+    *("attention", "attention_backward"),
     *("rms_norm", "add_rms_norm_", "rms_norm_backward_", "rotate_"),
     *("gated", "gated_backward_", "cross_entropy", "cross_entropy_"),
 ]
@@ -59,7 +65,19 @@ def test_declared_shapes_types_and_mutations_are_the_real_ones(operator: str, dt
     torch.library.opcheck(function, arguments(operator, "cpu", dtype), test_utils=("test_schema", "test_faketensor"))
 
 
+def with_documents(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """The kernel called with the operator's arguments, which say `Documents` as a table and the longest length."""
+
+    def call(*arguments: Any) -> Any:
+        *tensors, table, _longest, scale, window, softcap = arguments
+        return kernel(*tensors, kernels.Documents.of([2, 1, 3], table.device), scale, window, softcap)
+
+    return call
+
+
 PUBLIC: dict[str, Callable[..., Any]] = {
+    "attention": with_documents(kernels.attention),
+    "attention_backward": with_documents(kernels.attention_backward),
     "rms_norm": kernels.rms_norm,
     "add_rms_norm_": kernels.add_rms_norm_,
     "rms_norm_backward_": kernels.rms_norm_backward,

@@ -81,8 +81,11 @@ def test_logits_and_gradients(case: str) -> None:
     found = gradients(adapter)
     assert found.keys() == expected.keys()
     for key, gradient in expected.items():
-        torch.testing.assert_close(
-            found[key], gradient, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}"
+        # Of a tensor's largest element: both sides are within a few 1e-6 of it from a twin in float64, and an element
+        # that is the small difference of large ones is as far off as they are.
+        difference, largest = (found[key] - gradient).abs().max(), gradient.abs().max()
+        assert difference <= 1e-5 * largest, (
+            f"{key}: off by {difference:.1e} where the largest element is {largest:.1e}"
         )
 
 

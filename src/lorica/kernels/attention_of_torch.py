@@ -1,0 +1,187 @@
+"""torch's own attention kernels over packed documents, called below autograd: the log-sum-exp that they keep for the
+backward pass is the caller's to keep, or to compute again.
+
+On a CPU the kernel takes documents of one length, so it runs once for each run of them. On a GPU one launch takes the
+whole pack with its cumulative lengths.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lorica.kernels.documents import Documents, Run
+
+Gradients = tuple[Tensor, Tensor, Tensor]
+
+
+def flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float) -> tuple[Tensor, Tensor]:
+    out = q.new_empty(q.shape)
+    lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.promote_types(q.dtype, torch.float32))
+    for run in documents.runs():
+        found, statistics = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *(_by_document(x, run) for x in (q, k, v)), 0.0, True, scale=scale
+        )
+        _by_document(out, run).copy_(found)
+        _statistics(lse, run).copy_(statistics)
+    return out, lse
+
+
+def flash_on_cpu_backward(
+    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, documents: Documents, scale: float
+) -> Gradients:
+    group = q.shape[1] // k.shape[1]
+    if group > 1 and q.dtype in (torch.bfloat16, torch.float16):
+        # The kernel adds up the heads that share keys in their own type, rounding every time.
+        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+        dq, dk, dv = flash_on_cpu_backward(dout, q, k, v, out, lse, documents, scale)
+        return dq, *(d.unflatten(1, (-1, group)).sum(2) for d in (dk, dv))
+    gradients = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    for run in documents.runs():
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *(_by_document(x, run) for x in (dout, q, k, v, out)), _statistics(lse, run), 0.0, True, scale=scale
+        )
+        for gradient, part in zip(gradients, found, strict=True):
+            _by_document(gradient, run).copy_(part)
+    return gradients
+
+
+def _by_document(x: Tensor, run: Run) -> Tensor:
+    """A run's rows of (tokens, heads, dim) as (documents, heads, length, dim), a view."""
+    return x[run.rows].view(run.count, run.length, *x.shape[1:]).transpose(1, 2)
+
+
+def _statistics(lse: Tensor, run: Run) -> Tensor:
+    """A run's columns of (heads, tokens) as (documents, heads, length), a view."""
+    return lse[:, run.rows].view(-1, run.count, run.length).transpose(0, 1)
+
+
+class GpuKernel(Protocol):
+    """Attention of a whole pack in one launch."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, window: int | None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        documents: Documents,
+        scale: float,
+        window: int | None,
+    ) -> Gradients: ...
+
+
+def on_gpu(q: Tensor) -> GpuKernel | None:
+    """The kernel that takes heads of this size and type on this device; None where there is none."""
+    if not q.is_cuda:
+        return None
+    wide = q.dtype == torch.float32
+    if not wide and q.dtype not in (torch.bfloat16, torch.float16):
+        return None
+    dim, ampere = q.shape[-1], torch.cuda.get_device_capability(q.device) >= (8, 0)
+    if ampere and not wide and dim % 8 == 0 and dim <= 256 and torch.backends.cuda.is_flash_attention_available():
+        return Flash()
+    if q.dtype == torch.bfloat16 and not ampere:
+        return None
+    return MemoryEfficient() if dim % (4 if wide else 8) == 0 else None
+
+
+@dataclass(frozen=True)
+class Flash:
+    """FlashAttention-2 as torch builds it: 16-bit types, heads of up to 256 features, shared keys as they are."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, window: int | None
+    ) -> tuple[Tensor, Tensor]:
+        lengths = (documents.table, documents.table, documents.longest, documents.longest)
+        out, lse, *_ = torch.ops.aten._flash_attention_forward(
+            *(_dense_features(x) for x in (q, k, v)), *lengths, 0.0, True, False, scale=scale, **self.sides(window)
+        )
+        return out, lse
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        documents: Documents,
+        scale: float,
+        window: int | None,
+    ) -> Gradients:
+        lengths = (documents.table, documents.table, documents.longest, documents.longest)
+        state = torch.empty(2, dtype=torch.uint64, device=q.device)  # of dropout's generator, not read without dropout
+        dq, dk, dv = torch.ops.aten._flash_attention_backward(
+            *(_dense_features(x) for x in (dout, q, k, v, out)), lse, *lengths, 0.0, True, state, state,
+            scale=scale, **self.sides(window),
+        )  # fmt: skip
+        return dq, dk, dv
+
+    def sides(self, window: int | None) -> dict[str, int]:
+        return {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
+
+
+@dataclass(frozen=True)
+class MemoryEfficient:
+    """The kernel of xFormers (Rabe and Staats 2021, https://arxiv.org/abs/2112.05682), for fp32 and for GPUs before
+    Ampere. It has no shared keys, which are expanded, and lays its log-sum-exps out in rows of the longest document."""
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, window: int | None
+    ) -> tuple[Tensor, Tensor]:
+        table, longest = documents.table, documents.longest
+        out, padded, *_ = torch.ops.aten._efficient_attention_forward(
+            *self.heads(q, k, v), None, table, table, longest, longest, 0.0, 1, True, scale=scale, window_size=window
+        )
+        place = self.place(documents, len(q), padded.shape[-1])
+        return out[0], padded.transpose(0, 1).flatten(1)[:, place]
+
+    def backward(
+        self,
+        dout: Tensor,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        documents: Documents,
+        scale: float,
+        window: int | None,
+    ) -> Gradients:
+        table, longest = documents.table, documents.longest
+        width = -(-longest // 32) * 32
+        padded = lse.new_full((len(lse), (len(table) - 1) * width), float("inf"))
+        padded[:, self.place(documents, len(q), width)] = lse
+        padded = padded.unflatten(1, (-1, width)).transpose(0, 1).contiguous()
+        state = torch.empty((), dtype=torch.int64, device=q.device)  # of dropout's generator
+        queries, keys, values = self.heads(q, k, v)
+        dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
+            _dense_features(dout)[None], queries, keys, values, None, _dense_features(out)[None],
+            table, table, longest, longest, padded, 0.0, state, state, 1, False, scale=scale, window_size=window,
+        )  # fmt: skip
+        return dq[0], *(d[0].unflatten(1, (k.shape[1], -1)).sum(2) for d in (dk, dv))
+
+    def heads(self, q: Tensor, k: Tensor, v: Tensor) -> list[Tensor]:
+        group = q.shape[1] // k.shape[1]
+        expanded = (q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1))
+        return [_dense_features(x)[None] for x in expanded]
+
+    def place(self, documents: Documents, tokens: int, width: int) -> Tensor:
+        """Where each token's log-sum-exp is in (documents * width)."""
+        token = torch.arange(tokens, device=documents.table.device)
+        document = torch.bucketize(token, documents.table[1:], right=True)
+        return document * width + token - documents.table[document]
+
+
+def _dense_features(x: Tensor) -> Tensor:
+    """The kernels read any strides but the last."""
+    return x if x.stride(-1) == 1 else x.contiguous()
