@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from allocations import Watching
 from chained import Attention
 from torch import Tensor
 from torch.autograd import gradcheck
 from transformers.masking_utils import causal_mask_function, sliding_window_causal_mask_function
 from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 
+from allocations import Watching
 from lorica.kernels import Documents, attention, attention_backward
 from lorica.kernels.attention_by_blocks import BLOCK, attention_backward_by_blocks, attention_by_blocks
 
