@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import tiny_models as tiny
-from lorica.lora import Adapter, attach, load_adapter
+from lorica.config import LoraConfig
+from lorica.lora import Adapter, Lane, attach, load_adapter
 from lorica.lora.dropout import token_keys
 
 CASES: dict[str, dict[str, Any]] = {
@@ -86,8 +87,9 @@ def test_what_has_one_lane_only_says_so() -> None:
     for fields in ({"modules_to_save": ["lm_head"]}, {"trainable_token_indices": [1]}):
         with pytest.raises(ValueError, match="one lane only"):
             attach(tiny.llama(), r=2, lanes=2, **fields)
-    with pytest.raises(ValueError, match="at least one"):
-        attach(tiny.llama(), r=2, lanes=0)
+    for none in (0, []):
+        with pytest.raises(ValueError, match="at least one"):
+            attach(tiny.llama(), lanes=none)
 
 
 @pytest.mark.parametrize("lane", [-1, 3])
@@ -96,3 +98,50 @@ def test_a_lane_that_does_not_exist_is_an_error(lane: int, tmp_path: Path) -> No
     for action in (lambda: lanes.merge(lane), lambda: lanes.save(tmp_path, lane), lambda: lanes.load(tmp_path, lane)):
         with pytest.raises(ValueError, match=f"lane {lane} does not exist"):
             action()
+
+
+DIFFERING = [
+    Lane(LoraConfig(r=3, alpha=7, target_modules="all-linear"), seed=4),
+    Lane(LoraConfig(r=5, alpha=2, target_modules="all-linear", rank_pattern={"up_proj": 1}), seed=4),
+    Lane(LoraConfig(r=2, alpha=7, target_modules="all-linear", use_rslora=True), seed=9),
+]
+
+
+@pytest.mark.parametrize("start", [True, "pissa"])
+def test_lanes_of_other_ranks_scales_and_seeds(start: Any, tmp_path: Path) -> None:
+    """Each lane starts, computes, learns and is saved as it would be alone; what pads its rank stays zero."""
+    cases = [Lane(lane.config.model_copy(update={"init_lora_weights": start}), lane.seed) for lane in DIFFERING]
+    lanes, ids = attach(tiny.llama(), lanes=cases), tiny.tokens(LANES, LENGTH)
+    optimiser = torch.optim.AdamW(lanes.parameters(), lr=0.05)
+    for _ in range(3):
+        optimiser.zero_grad()
+        lanes.model(input_ids=ids, use_cache=False).logits.square().mean((1, 2)).sum().backward()
+        optimiser.step()
+    found = tiny.logits(lanes.model, ids)
+    for number, lane in enumerate(cases):
+        alone = attach(tiny.llama(), lane.config, seed=lane.seed)
+        own = torch.optim.AdamW(alone.parameters(), lr=0.05)
+        for _ in range(3):
+            own.zero_grad()
+            alone.model(input_ids=ids[number : number + 1], use_cache=False).logits.square().mean().backward()
+            own.step()
+        expected = tiny.logits(alone.model, ids[number : number + 1])
+        torch.testing.assert_close(found[number : number + 1], expected, rtol=1e-4, atol=1e-4)
+        lanes.save(tmp_path / f"{number}", lane=number)
+        alone.save(tmp_path / f"alone-{number}")
+        configs = [(tmp_path / name / "adapter_config.json").read_text() for name in (f"{number}", f"alone-{number}")]
+        assert configs[0] == configs[1]
+        loaded = load_adapter(tiny.llama(), tmp_path / f"{number}").eval().model
+        torch.testing.assert_close(tiny.logits(loaded, ids[number : number + 1]), expected, rtol=1e-4, atol=1e-4)
+    for layer in lanes.layers.values():
+        for number, strength in enumerate(layer.strengths):
+            assert not layer.lora_A[number, strength.r :].any() and not layer.lora_B[number, :, strength.r :].any()
+
+
+def test_lanes_that_cannot_share_a_pass() -> None:
+    for other, named in (({"dropout": 0.1}, "dropout"), ({"target_modules": ["q_proj"]}, "target_modules")):
+        lanes = [DIFFERING[0], Lane(DIFFERING[0].config.model_copy(update=other))]
+        with pytest.raises(ValueError, match=rf"lanes 0 and 1 differ in lora\.{named}"):
+            attach(tiny.llama(), lanes=lanes)
+    with pytest.raises(ValueError, match="not both"):
+        attach(tiny.llama(), lanes=DIFFERING, r=3)

@@ -3,6 +3,7 @@
 from lorica.lora.adapter import Adapter
 from lorica.lora.attach import attach
 from lorica.lora.checkpoint import load_adapter
+from lorica.lora.lane import Lane
 from lorica.lora.merge import MergeReport
 
-__all__ = ["Adapter", "MergeReport", "attach", "load_adapter"]
+__all__ = ["Adapter", "Lane", "MergeReport", "attach", "load_adapter"]

@@ -25,13 +25,14 @@ class Adapter:
     """What `attach` returns. The model itself was changed in place: each adapted module now sits inside its adapter
     part.
 
-    `layers`, `copies` and `rows` map module names to parts; `provenance` holds the content hashes of what it belongs to
-    (keys `base`, `tokenizer`, `template`), saved with the adapter; `notes` are lines the user should see.
+    `config` is what all lanes share, and lane 0's; `configs` has one for each lane. `layers`, `copies` and `rows` map
+    module names to parts; `provenance` holds the content hashes of what it belongs to (keys `base`, `tokenizer`,
+    `template`), saved with the adapter; `notes` are lines the user should see.
     """
 
     model: nn.Module
     config: LoraConfig
-    lanes: int = 1
+    configs: list[LoraConfig] = field(default_factory=list)
     layers: dict[str, LoraLayer] = field(default_factory=dict)
     copies: dict[str, TrainableCopy] = field(default_factory=dict)
     rows: dict[str, TrainableRows] = field(default_factory=dict)
@@ -39,6 +40,13 @@ class Adapter:
     provenance: dict[str, str] = field(default_factory=dict)
     base_name: str | None = None
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.configs = self.configs or [self.config]
+
+    @property
+    def lanes(self) -> int:
+        return len(self.configs)
 
     def parts(self) -> Iterator[tuple[str, Part]]:
         """(module name, part) of everything that replaced a module."""

@@ -1,5 +1,6 @@
 """Put an adapter on a model by replacing modules of that model object; nothing else changes anywhere."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,40 +9,60 @@ from torch import nn
 from lorica.config import LoraConfig, lora_config
 from lorica.lora.adapter import Adapter, replace_module
 from lorica.lora.initialise import initialise
-from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear
+from lorica.lora.lane import Lane, check_lanes
+from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear, Strength
 from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair, unreached
 from lorica.lora.trainable import TrainableCopy, TrainableRows
 
 
-def attach(model: Any, config: LoraConfig | None = None, *, lanes: int = 1, seed: int = 0, **fields: Any) -> Adapter:
+def attach(
+    model: Any,
+    config: LoraConfig | None = None,
+    *,
+    lanes: int | Sequence[Lane] = 1,
+    seed: int = 0,
+    **fields: Any,
+) -> Adapter:
     """Freeze `model` and give it a trainable adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
 
     `model` is a torch module or what `lorica.load` returned. The adapter is described by `config`, or by its fields as
     keywords in PEFT's names: `attach(model, r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"])`. With `lanes`
-    above one, that many adapters train side by side, and inputs carry one row a lane. Adapter parameters are fp32.
+    above one, that many adapters train side by side, and inputs carry one row a lane; they are described one by one
+    where `lanes` is a list of `Lane`, else they differ in their seed. Adapter parameters are fp32.
 
     Raises ValueError for a field that does not exist, a target that matches nothing or cannot be adapted, half of a
     tied pair, or a model that already carries an adapter.
     """
     module = model if isinstance(model, nn.Module) else model.model
-    if config is not None and fields:
-        raise ValueError("attach takes a LoraConfig or its fields as keywords, not both.")
-    config = config or lora_config(**fields)
+    described = _described(config, lanes, seed, fields)
+    check_lanes(described)
+    config = described[0].config
     check_bare(module)
     targets = find_targets(module, config)
-    _check_lanes(lanes, targets)
-    adapter = Adapter(module, config, lanes, provenance=dict(getattr(model, "hashes", {})), base_name=name_of(model))
+    _check_one_lane_only(len(described), targets)
+    provenance = dict(getattr(model, "hashes", {}))
+    configs = [lane.config for lane in described]
+    adapter = Adapter(module, config, configs, provenance=provenance, base_name=name_of(model))
     adapter.notes = unreached(module, config)
     build(adapter, targets)
     try:
         for name, layer in adapter.layers.items():
-            initialise(layer, config.init_lora_weights, seed, name)
+            initialise(layer, config.init_lora_weights, [lane.seed for lane in described], name)
             if config.use_dora:
                 layer.magnitude = nn.Parameter(layer.weight_norm())
     except ValueError:
         adapter.detach()
         raise
     return adapter.train()
+
+
+def _described(config: LoraConfig | None, lanes: int | Sequence[Lane], seed: int, fields: dict[str, Any]) -> list[Lane]:
+    if (config is not None) + bool(fields) + (not isinstance(lanes, int)) > 1:
+        raise ValueError("attach takes a LoraConfig, its fields as keywords, or a list of lanes, not both.")
+    if not isinstance(lanes, int):
+        return list(lanes)
+    config = config or lora_config(**fields)
+    return [Lane(config, seed + number) for number in range(lanes)]
 
 
 def check_bare(model: nn.Module) -> None:
@@ -55,20 +76,18 @@ def name_of(model: Any) -> str | None:
     return getattr(model, "name", None) or getattr(model, "name_or_path", None) or None
 
 
-def _check_lanes(lanes: int, targets: Targets) -> None:
-    if lanes < 1:
-        raise ValueError(f"lanes is {lanes}; an adapter has at least one.")
+def _check_one_lane_only(lanes: int, targets: Targets) -> None:
     if lanes > 1 and (targets.copies or targets.rows):
         raise ValueError("modules_to_save and trainable_token_indices train one lane only; use lanes=1 with them.")
 
 
 def build(adapter: Adapter, targets: Targets) -> None:
     """Replace the target modules by adapter parts, zero-filled, and freeze everything else."""
-    model, config = adapter.model, adapter.config
+    model = adapter.model
     model.requires_grad_(False)
     tied = tied_pair(model)
     for index, name in enumerate(targets.low_rank):
-        layer = _layer(model.get_submodule(name), name, config, adapter.lanes)
+        layer = _layer(model.get_submodule(name), name, adapter.configs)
         layer.token_keys, layer.dropout_salt = adapter.token_keys, index
         adapter.layers[name] = layer
     for name in targets.copies:
@@ -82,10 +101,14 @@ def build(adapter: Adapter, targets: Targets) -> None:
         replace_module(model, name, part)
 
 
-def _layer(module: nn.Module, name: str, config: LoraConfig, lanes: int) -> LoraLayer:
-    r, alpha = rank_and_alpha(name, config)
+def _layer(module: nn.Module, name: str, configs: Sequence[LoraConfig]) -> LoraLayer:
     kind = LoraEmbedding if isinstance(module, nn.Embedding) else LoraLinear
-    layer = kind(module, r, alpha, scaling(r, alpha, config.use_rslora), lanes, config.dropout)
-    if config.use_dora:
-        layer.magnitude = nn.Parameter(torch.zeros(lanes, layer.lora_B.shape[1], device=layer.lora_B.device))
+    layer = kind(module, [_strength(name, config) for config in configs], configs[0].dropout)
+    if configs[0].use_dora:
+        layer.magnitude = nn.Parameter(torch.zeros(len(configs), layer.lora_B.shape[1], device=layer.lora_B.device))
     return layer
+
+
+def _strength(name: str, config: LoraConfig) -> Strength:
+    r, alpha = rank_and_alpha(name, config)
+    return Strength(r, alpha, scaling(r, alpha, config.use_rslora))

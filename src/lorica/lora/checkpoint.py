@@ -35,7 +35,7 @@ def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"format": "pt", "lorica": json.dumps(adapter.provenance, sort_keys=True)}
     write_safetensors(folder / WEIGHTS, adapter_tensors(adapter, lane), metadata)
-    write_json(folder / CONFIG, adapter_config(adapter))
+    write_json(folder / CONFIG, adapter_config(adapter, lane))
     return [folder / WEIGHTS, folder / CONFIG]
 
 
@@ -43,10 +43,11 @@ def adapter_tensors(adapter: Adapter, lane: int = 0) -> dict[str, Tensor]:
     """One lane's tensors under PEFT's names, fp32."""
     tensors: dict[str, Tensor] = {}
     for name, layer in adapter.layers.items():
-        down, up = layer.lora_A[lane], layer.lora_B[lane]
+        r = layer.strengths[lane].r
+        down, up = layer.lora_A[lane, :r], layer.lora_B[lane, :, :r]
         if layer.start_A is not None and layer.start_B is not None:
-            down = torch.cat([down, layer.start_A[lane]], 0)
-            up = torch.cat([up, -layer.start_B[lane]], 1)
+            down = torch.cat([down, layer.start_A[lane, :r]], 0)
+            up = torch.cat([up, -layer.start_B[lane, :, :r]], 1)
         key_a, key_b = _pair_keys(name, layer)
         tensors[key_a], tensors[key_b] = down, up
         if layer.magnitude is not None:
@@ -168,10 +169,11 @@ def _fill(adapter: Adapter, tensors: dict[str, Tensor], folder: Path, lane: int 
 def _halve(layer: LoraLayer, down: Tensor, up: Tensor, lane: int) -> None:
     """Put a saved rank-2r pair back into the trained half and the frozen start."""
     assert layer.start_A is not None and layer.start_B is not None
-    layer.lora_A.data[lane].copy_(down[: layer.r])
-    layer.lora_B.data[lane].copy_(up[:, : layer.r])
-    layer.start_A[lane].copy_(down[layer.r :])
-    layer.start_B[lane].copy_(-up[:, layer.r :])
+    r = layer.strengths[lane].r
+    layer.lora_A.data[lane, :r].copy_(down[:r])
+    layer.lora_B.data[lane, :, :r].copy_(up[:, :r])
+    layer.start_A[lane, :r].copy_(down[r:])
+    layer.start_B[lane, :, :r].copy_(-up[:, r:])
 
 
 def _is_the_base(adapter: Adapter, key: str, tensor: Tensor) -> bool:

@@ -6,29 +6,31 @@ other layers are adapted or in which order.
 
 import hashlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lorica.lora.layer import LoraEmbedding, LoraLayer
+from lorica.lora.layer import LoraEmbedding, LoraLayer, Strength
 from lorica.lora.weights import dense_weight
 
 Initialisation = bool | str
 
 
-def initialise(layer: LoraLayer, kind: Initialisation, seed: int, name: str) -> None:
-    """Fill `layer`'s pair in place.
+def initialise(layer: LoraLayer, kind: Initialisation, seeds: Sequence[int], name: str) -> None:
+    """Fill `layer`'s pair in place, each lane from its own of `seeds` as it would be alone.
 
     `kind` is PEFT's `init_lora_weights`: True (Kaiming-uniform A, zero B), False (both random, for tests), "gaussian"
     (A of standard deviation 1/r), "pissa" or "pissa_niter_N" (Meng et al. 2024, https://arxiv.org/abs/2404.02948),
     "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775). Raises ValueError for any other.
     """
-    for lane in range(layer.lanes):
-        generator = torch.Generator().manual_seed(_derived_seed(seed + lane, name))
-        down, up = _pair(layer, kind, generator)
+    for lane, seed in enumerate(seeds):
+        generator = torch.Generator().manual_seed(_derived_seed(seed, name))
+        strength = layer.strengths[lane]
+        down, up = _pair(layer, strength, kind, generator)
         with torch.no_grad():
-            layer.lora_A[lane].copy_(down)
-            layer.lora_B[lane].copy_(up)
+            layer.lora_A[lane, : strength.r].copy_(down)
+            layer.lora_B[lane, :, : strength.r].copy_(up)
     if not isinstance(kind, bool) and kind != "gaussian":
         layer.start_A, layer.start_B = layer.lora_A.detach().clone(), layer.lora_B.detach().clone()
 
@@ -37,8 +39,10 @@ def _derived_seed(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:7], "big")
 
 
-def _pair(layer: LoraLayer, kind: Initialisation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    (_, r, inputs), (_, outputs, _) = layer.lora_A.shape, layer.lora_B.shape
+def _pair(
+    layer: LoraLayer, strength: Strength, kind: Initialisation, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    r, inputs, outputs = strength.r, layer.lora_A.shape[2], layer.lora_B.shape[1]
     if kind is True and isinstance(layer, LoraEmbedding):
         return torch.zeros(r, inputs), torch.randn(outputs, r, generator=generator)
     if kind is True:
@@ -48,9 +52,9 @@ def _pair(layer: LoraLayer, kind: Initialisation, generator: torch.Generator) ->
     if kind == "gaussian":
         return torch.randn(r, inputs, generator=generator) / r, torch.zeros(outputs, r)
     if kind == "olora":
-        return _olora(layer)
+        return _olora(layer, strength)
     if kind.startswith("pissa"):
-        return _pissa(layer, kind, generator)
+        return _pissa(layer, strength, kind, generator)
     raise ValueError(
         f'init_lora_weights is "{kind}"; expected true, false, "gaussian", "pissa", "pissa_niter_N" or "olora".'
     )
@@ -62,21 +66,21 @@ def _kaiming(rows: int, columns: int, generator: torch.Generator) -> Tensor:
     return torch.empty(rows, columns).uniform_(-1, 1, generator=generator) / math.sqrt(columns)
 
 
-def _olora(layer: LoraLayer) -> tuple[Tensor, Tensor]:
+def _olora(layer: LoraLayer, strength: Strength) -> tuple[Tensor, Tensor]:
     q, r = torch.linalg.qr(dense_weight(layer.base).detach().float())
-    _check_rank(layer, q.shape[1])
-    return r[: layer.r], q[:, : layer.r]
+    _check_rank(layer, strength.r, q.shape[1])
+    return r[: strength.r], q[:, : strength.r]
 
 
-def _pissa(layer: LoraLayer, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _pissa(layer: LoraLayer, strength: Strength, kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     weight = dense_weight(layer.base).detach().float()
-    _check_rank(layer, min(weight.shape))
+    _check_rank(layer, strength.r, min(weight.shape))
     if kind == "pissa":
         u, s, vt = torch.linalg.svd(weight, full_matrices=False)
     else:
-        u, s, vt = _randomised_svd(weight, layer.r, int(kind.removeprefix("pissa_niter_")), generator)
-    root = (s[: layer.r] / layer.scale).sqrt()
-    return root[:, None] * vt[: layer.r], u[:, : layer.r] * root
+        u, s, vt = _randomised_svd(weight, strength.r, int(kind.removeprefix("pissa_niter_")), generator)
+    root = (s[: strength.r] / strength.scale).sqrt()
+    return root[:, None] * vt[: strength.r], u[:, : strength.r] * root
 
 
 def _randomised_svd(
@@ -92,10 +96,10 @@ def _randomised_svd(
     return basis @ u, s, vt
 
 
-def _check_rank(layer: LoraLayer, most: int) -> None:
-    if layer.r > most:
+def _check_rank(layer: LoraLayer, r: int, most: int) -> None:
+    if r > most:
         raise ValueError(
-            f"rank {layer.r} is more than the {most} directions that a weight of shape "
+            f"rank {r} is more than the {most} directions that a weight of shape "
             f"{tuple(dense_weight(layer.base).shape)} has; PiSSA and OLoRA start from the weight's own directions. "
             "Use a smaller lora.r, or a rank_pattern for this layer."
         )

@@ -6,6 +6,8 @@ any leading shape. DoRA (Liu et al. 2024, https://arxiv.org/abs/2402.09353) scal
 scale B A||, whose norm comes from ||W||^2 + 2 s <W, BA> + s^2 ||BA||^2 without ever forming BA.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,25 +18,39 @@ from lorica.lora.dropout import TokenKeys, token_dropout
 from lorica.lora.weights import dense_weight, features
 
 
+@dataclass(frozen=True)
+class Strength:
+    """The rank of one lane's pair, its alpha, and the scale that follows from both."""
+
+    r: int
+    alpha: float
+    scale: float
+
+
 class LoraLayer(nn.Module):
     """What the linear and the embedding layer share: the pair, its scale, and whether it is in use.
 
     `start_A` and `start_B` keep the frozen pair (A0, B0) of an initialisation that does not begin at zero (PiSSA,
     OLoRA): the layer then adds `scale * (B A - B0 A0) x`, which leaves the base weight as it was and is a plain LoRA of
     rank 2r when saved.
+
+    Lanes may differ in `strengths`. The pairs have the largest rank `r`; what lies beyond a lane's own is zero, has a
+    gradient of zero, and so stays zero.
     """
 
-    def __init__(
-        self, base: nn.Module, r: int, alpha: float, scale: float, lanes: int = 1, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, base: nn.Module, strengths: Sequence[Strength], dropout: float = 0.0) -> None:
         super().__init__()
         inputs, outputs = features(base)
         device = dense_weight(base).device
         self.base = base
-        self.r, self.alpha, self.scale, self.lanes, self.dropout = r, alpha, scale, lanes, dropout
+        self.strengths, self.dropout = tuple(strengths), dropout
+        self.lanes, self.r = lanes, r = len(strengths), max(strength.r for strength in strengths)
         self.lora_A = nn.Parameter(torch.zeros(lanes, r, inputs, device=device))
         self.lora_B = nn.Parameter(torch.zeros(lanes, outputs, r, device=device))
         self.register_parameter("magnitude", None)  # (lanes, out), DoRA only
+        scales = [strength.scale for strength in strengths]
+        differ = len(set(scales)) > 1
+        self.register_buffer("scales", torch.tensor(scales, device=device).view(-1, 1, 1) if differ else None)
         self.register_buffer("start_A", None)
         self.register_buffer("start_B", None)
         self.enabled, self.merged = True, False
@@ -42,6 +58,7 @@ class LoraLayer(nn.Module):
         self.token_keys, self.dropout_salt = TokenKeys(), 0
 
     magnitude: nn.Parameter | None
+    scales: Tensor | None
     start_A: Tensor | None
     start_B: Tensor | None
 
@@ -56,7 +73,13 @@ class LoraLayer(nn.Module):
 
     def extra_repr(self) -> str:
         dora = self.magnitude is not None
-        return f"r={self.r}, alpha={self.alpha:g}, scale={self.scale:g}, lanes={self.lanes}, dora={dora}"
+        scales = "/".join(f"{strength.scale:g}" for strength in dict.fromkeys(self.strengths))
+        return f"r={self.r}, scale={scales}, lanes={self.lanes}, dora={dora}"
+
+    @property
+    def scale(self) -> float | Tensor:
+        """What multiplies `B A`: a number, or (lanes, 1, 1) where lanes differ."""
+        return self.strengths[0].scale if self.scales is None else self.scales
 
     @property
     def in_use(self) -> bool:
@@ -71,9 +94,10 @@ class LoraLayer(nn.Module):
 
     def delta(self, lane: int = 0) -> Tensor:
         """`scale * B A` (out, in) in fp32, without DoRA's rescaling."""
-        delta = self.scale * (self.lora_B[lane].float() @ self.lora_A[lane].float())
+        scale = self.strengths[lane].scale
+        delta = scale * (self.lora_B[lane].float() @ self.lora_A[lane].float())
         if self.start_A is not None and self.start_B is not None:
-            delta = delta - self.scale * (self.start_B[lane].float() @ self.start_A[lane].float())
+            delta = delta - scale * (self.start_B[lane].float() @ self.start_A[lane].float())
         return delta.detach()
 
     def weight_norm(self) -> Tensor:

@@ -51,10 +51,10 @@ _BOOKKEEPING = [
 _STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def adapter_config(adapter: Adapter) -> dict[str, Any]:
-    """The content of `adapter_config.json`, sorted lists, no machine-dependent values."""
-    r, alpha, rank_pattern, alpha_pattern = _ranks_and_alphas(adapter)
-    config = adapter.config
+def adapter_config(adapter: Adapter, lane: int = 0) -> dict[str, Any]:
+    """The content of a lane's `adapter_config.json`, sorted lists, no machine-dependent values."""
+    r, alpha, rank_pattern, alpha_pattern = _ranks_and_alphas(adapter, lane)
+    config = adapter.configs[lane]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if hasattr(adapter.model, "lm_head") or hasattr(adapter.model, "generate") else None,
@@ -80,15 +80,14 @@ def adapter_config(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def _ranks_and_alphas(adapter: Adapter) -> tuple[int, float, dict[str, int], dict[str, float]]:
+def _ranks_and_alphas(adapter: Adapter, lane: int) -> tuple[int, float, dict[str, int], dict[str, float]]:
     """Common rank and alpha, and by full module name those that differ. A start pair doubles the rank at the same
     scale."""
-    ranks = {name: layer.r * (1 if layer.start_A is None else 2) for name, layer in adapter.layers.items()}
-    rslora = adapter.config.use_rslora
-    alphas = {
-        name: layer.alpha * (ranks[name] / layer.r) ** (0.5 if rslora else 1.0)
-        for name, layer in adapter.layers.items()
-    }
+    times = {name: 1 if layer.start_A is None else 2 for name, layer in adapter.layers.items()}
+    strengths = {name: layer.strengths[lane] for name, layer in adapter.layers.items()}
+    power = 0.5 if adapter.configs[lane].use_rslora else 1.0
+    ranks = {name: strength.r * times[name] for name, strength in strengths.items()}
+    alphas = {name: strength.alpha * times[name] ** power for name, strength in strengths.items()}
     (r, alpha), _ = Counter((ranks[name], alphas[name]) for name in ranks).most_common(1)[0]
     rank_pattern = {name: ranks[name] for name in sorted(ranks) if ranks[name] != r}
     alpha_pattern = {name: alphas[name] for name in sorted(alphas) if alphas[name] != alpha}
