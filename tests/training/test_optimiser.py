@@ -31,7 +31,7 @@ def test_steps_are_those_of_the_formula(joined: bool) -> None:
     config = TrainConfig(weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6, loraplus_lr_ratio=4.0)
     named = parameters()
     values = {name: p.detach().double() for name, p in named.items()}
-    optimiser = Optimiser(named, config, 0.01, joined)
+    optimiser = Optimiser.of(named, config, 0.01, joined)
     means = {name: torch.zeros_like(value) for name, value in values.items()}
     squares = {name: torch.zeros_like(value) for name, value in values.items()}
     for number in range(8):
@@ -50,9 +50,9 @@ def test_steps_are_those_of_the_formula(joined: bool) -> None:
 
 @JOINED
 def test_loraplus_gives_b_its_own_rate(joined: bool) -> None:
-    optimiser = Optimiser(parameters(), TrainConfig(loraplus_lr_ratio=16.0), 1e-3, joined)
+    optimiser = Optimiser.of(parameters(), TrainConfig(loraplus_lr_ratio=16.0), 1e-3, joined)
     assert optimiser.set_learning_rate(0.5) == pytest.approx(5e-4), "the rate that is recorded is A's"
-    names = [[name for buffer in buffers for name in buffer.members] for _, buffers in optimiser.buffers]
+    names = [[name for buffer in buffers for name in buffer.shapes] for _, buffers in optimiser.buffers]
     assert names == [["q.lora_A", "q.magnitude"], ["q.lora_B"]]
     assert [group["lr"] for group in optimiser.adamw.param_groups] == [5e-4, 8e-3]
 
@@ -61,7 +61,7 @@ def test_loraplus_gives_b_its_own_rate(joined: bool) -> None:
 def test_state_restores_bit_for_bit(joined: bool) -> None:
     config = TrainConfig(weight_decay=0.01)
     named = parameters()
-    optimiser = Optimiser(named, config, 0.01, joined)
+    optimiser = Optimiser.of(named, config, 0.01, joined)
     assert optimiser.state() == {}
     for number in range(3):
         step(optimiser, named, number)
@@ -71,7 +71,7 @@ def test_state_restores_bit_for_bit(joined: bool) -> None:
         for name, p in named.items()
     }
     other = {name: nn.Parameter(p.detach().clone()) for name, p in named.items()}
-    resumed = Optimiser(other, config, 0.01, joined)
+    resumed = Optimiser.of(other, config, 0.01, joined)
     resumed.restore({k: v.clone() for k, v in optimiser.state().items()})
     for number in range(3, 6):
         step(optimiser, named, number)
@@ -82,7 +82,7 @@ def test_state_restores_bit_for_bit(joined: bool) -> None:
 def test_joined_parameters_are_views_under_their_own_names() -> None:
     named = parameters()
     values = {name: p.detach().clone() for name, p in named.items()}
-    optimiser = Optimiser(named, TrainConfig(), 0.01, joined=True)
+    optimiser = Optimiser.of(named, TrainConfig(), 0.01, joined=True)
     [buffer] = optimiser.all_buffers()
     for name, parameter in named.items():
         assert torch.equal(parameter, values[name])
@@ -100,7 +100,7 @@ def test_joined_parameters_are_views_under_their_own_names() -> None:
 def test_a_step_is_one_kernel_for_each_learning_rate() -> None:
     many = {f"{i}.lora_{part}": nn.Parameter(torch.ones(1, 3, 5)) for i in range(40) for part in "AB"}
     for ratio, kernels in ((1.0, 1), (4.0, 2)):
-        optimiser = Optimiser(many, TrainConfig(loraplus_lr_ratio=ratio), 0.01, joined=True)
+        optimiser = Optimiser.of(many, TrainConfig(loraplus_lr_ratio=ratio), 0.01, joined=True)
         step(optimiser, many, 0)
         with Watching() as watching:
             optimiser.clip(1.0)

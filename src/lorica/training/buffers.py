@@ -15,18 +15,16 @@ ALIGNMENT = 16  # elements: 64 bytes of fp32, what vector loads want a matrix to
 
 @dataclass(frozen=True)
 class Buffer:
-    """`value` (elements,) holds all `members` by name, at `offsets`; `value.grad` holds their gradients."""
+    """`value` (elements,) holds all members by name, of the given `shapes` and at `offsets`; `value.grad` holds their
+    gradients."""
 
-    members: dict[str, nn.Parameter]
+    shapes: dict[str, torch.Size]
     offsets: dict[str, int]
     value: nn.Parameter
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Each member's part of a tensor laid out like `value`, in the member's shape."""
-        return {
-            name: flat[self.offsets[name] :][: member.numel()].view(member.shape)
-            for name, member in self.members.items()
-        }
+        return {name: flat[self.offsets[name] :][: shape.numel()].view(shape) for name, shape in self.shapes.items()}
 
 
 def join(members: Mapping[str, nn.Parameter]) -> Buffer:
@@ -38,7 +36,7 @@ def join(members: Mapping[str, nn.Parameter]) -> Buffer:
     first = next(iter(members.values()))
     value = nn.Parameter(torch.zeros(end, dtype=first.dtype, device=first.device))
     value.grad = torch.zeros_like(value)
-    buffer = Buffer(dict(members), offsets, value)
+    buffer = Buffer({name: member.shape for name, member in members.items()}, offsets, value)
     gradients = buffer.views(value.grad)
     for name, view in buffer.views(value.detach()).items():
         view.copy_(members[name].detach())

@@ -57,7 +57,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         joined = self.subject.adapter is not None
-        self.optimiser = Optimiser(self.subject.parameters, self.config, self.settings.lr, joined)
+        self.optimiser = Optimiser.of(self.subject.parameters, self.config, self.settings.lr, joined)
         capacity = self.settings.tokens_per_microbatch
         self.feed = Feed(self.examples, self.config.batch_size, capacity, self.config.seed)
         self.progress = Progress()
