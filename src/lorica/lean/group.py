@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.lean.frozen import project, project_back
-from lorica.lean.lanes import add_product_, by_lane, outer, product
+from lorica.lean.lanes import add_product_, by_lane, outer, product, scaled_
 from lorica.lean.members import Member, base_of, members_of, stacked_down, without_bias
 from lorica.lean.pack import Pack
 
@@ -82,7 +82,7 @@ class GroupBackward:
 
     def _low_rank(self, member: Member) -> Tensor:
         dy = self.inner[member.place]
-        return product(dy, member.up(dy.dtype)).mul_(member.layer.scale)
+        return scaled_(product(dy, member.up(dy.dtype)), member.layer.scale)
 
     def input(self) -> Tensor:
         """The gradient (rows, in) of the input."""

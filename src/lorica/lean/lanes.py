@@ -15,12 +15,23 @@ def product(x: Tensor, matrix: Tensor) -> Tensor:
     return torch.bmm(by_lane(x, len(matrix)), matrix).flatten(0, 1)
 
 
-def add_product_(y: Tensor, x: Tensor, matrix: Tensor, scale: float = 1.0) -> Tensor:
-    """`y += scale * x @ matrix` by lane, in place; the scale costs nothing inside the product."""
+def add_product_(y: Tensor, x: Tensor, matrix: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+    """`y += scale * x @ matrix` by lane, in place; the scale costs nothing inside the product. Lanes that differ in it
+    give it as (lanes, 1, 1)."""
+    if isinstance(scale, Tensor):
+        matrix, scale = matrix * scale.to(matrix.dtype), 1.0
     if len(matrix) == 1:
         return y.addmm_(x, matrix[0], alpha=scale)
     by_lane(y, len(matrix)).baddbmm_(by_lane(x, len(matrix)), matrix, alpha=scale)
     return y
+
+
+def scaled_(x: Tensor, scale: float | Tensor) -> Tensor:
+    """Rows times the scale of their lane, in place."""
+    if isinstance(scale, Tensor):
+        by_lane(x, len(scale)).mul_(scale)
+        return x
+    return x.mul_(scale)
 
 
 def outer(dy: Tensor, x: Tensor, lanes: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lorica.data.batches import Batch, microbatches
 from lorica.data.examples import Example
+from lorica.data.lanes import side_by_side
 from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.lean.by_document import Documents
 from lorica.lora import Adapter
@@ -63,23 +64,30 @@ class HeadedEngine:
     def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.head.token_losses(self.hidden(batch), batch.labels)
 
+    def lane_losses(self, batch: Batch, coefficients: Tensor, lanes: Tensor) -> Tensor:
+        """As `loss`, summed by lane (lanes,) over the rows of a batch; `lanes` (supervised,) is that of each token."""
+        return self.head.lane_losses(self.hidden(batch), batch.labels, coefficients, lanes, len(batch.input_ids))
+
 
 def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = False) -> Engine:
     """The leanest engine that gives this model's own losses, with the model as it stands: evaluation mode.
 
     With `recompute`, lean layers keep their input alone for the backward pass.
     """
-    head = find_head(model)
+    lanes = adapter.lanes if adapter is not None else 1
+    head = find_head(model, lanes)
     if isinstance(head, str):
         return PlainEngine(model, f"plain path: {head}")
     if getattr(model, "base_model", model) is model:
         return PlainEngine(model, "plain path: the model names no part that gives its hidden states")
+    if lanes > 1 and not isinstance(head.projection, nn.Linear):
+        return PlainEngine(model, "plain path: lanes share one output layer, and this one is adapted")
     reason = ""
     for engine in candidates(model, adapter, head, recompute):
         if isinstance(engine, str):
             reason += f" ({engine})"
             continue
-        difference = loss_difference(model, engine)
+        difference = loss_difference(model, engine, lanes)
         if difference <= TOLERANCE[next(model.parameters()).dtype]:
             return replace(engine, description=engine.description + reason)
         reason += f" ({engine.description}: its loss differs by {difference:.1e} from the model's own)"
@@ -112,18 +120,18 @@ def own_hidden(model: nn.Module, batch: Batch) -> Tensor:
     body: Any = model.base_model
     wanted: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
     arguments = {name: value for name, value in wanted.items() if accepts(body, name)}
-    hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state[0]
-    return hidden.index_select(0, batch.predict_at)
+    hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.predict_at)
 
 
 @torch.no_grad()
-def loss_difference(model: nn.Module, engine: Engine) -> float:
-    """The largest difference of any token's loss from the model's own, over two packed documents."""
+def loss_difference(model: nn.Module, engine: Engine, lanes: int = 1) -> float:
+    """The largest difference of any token's loss from the model's own, over two packed documents in every lane."""
     device = next(model.parameters()).device
     vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in (13, 6)]
     [batch] = microbatches([Example("", tokens, [0.0] + [1.0] * (len(tokens) - 1)) for tokens in ids], 19)
-    batch = batch.to(device)
+    batch = side_by_side([batch] * lanes).batch.to(device)
     found, expected = engine.token_losses(batch)[0], token_losses(model, batch)[0]
     return float(((found - expected).abs() / expected.clamp_min(1.0)).max())

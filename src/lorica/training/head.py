@@ -33,6 +33,13 @@ class LossHead:
     softcap: float = 0.0
     chunk_bytes: int | None = None
 
+    def lane_losses(self, hidden: Tensor, labels: Tensor, coefficients: Tensor, lanes: Tensor, count: int) -> Tensor:
+        """As `loss`, summed by lane: (count,) fp32. `lanes` (rows,) int64 is the lane of each row. The projection is a
+        frozen linear layer, which lanes share."""
+        assert isinstance(self.projection, nn.Linear) and not self.projection.weight.requires_grad
+        losses: Tensor = _FrozenProjectionLoss.apply(hidden, labels, coefficients, self, lanes, count)
+        return losses
+
     def loss(self, hidden: Tensor, labels: Tensor, coefficients: Tensor) -> Tensor:
         """`sum(coefficients * losses)` () fp32 of rows `hidden` (rows, hidden) whose next tokens are `labels` (rows,).
 
@@ -40,7 +47,7 @@ class LossHead:
         """
         trained = [parameter for parameter in self.projection.parameters() if parameter.requires_grad]
         if isinstance(self.projection, nn.Linear) and not trained:
-            loss: Tensor = _FrozenProjectionLoss.apply(hidden, labels, coefficients, self)
+            loss: Tensor = _FrozenProjectionLoss.apply(hidden, labels, coefficients, self, None, 1)
         else:
             loss = _ModuleLoss.apply(hidden, labels, coefficients, self, *trained)
         return loss
@@ -69,13 +76,15 @@ class LossHead:
 
 
 class _FrozenProjectionLoss(torch.autograd.Function):
-    """A linear projection that nobody trains: only the hidden states have a gradient."""
+    """A linear projection that nobody trains: only the hidden states have a gradient. With `lanes`, a sum for each."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, labels: Tensor, coefficients: Tensor, head: LossHead) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, labels: Tensor, coefficients: Tensor, head: LossHead, lanes: Tensor | None, count: int
+    ) -> Tensor:
         weight, bias = head.projection.weight, head.projection.bias
         assert isinstance(weight, Tensor)
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        sums = torch.zeros(count, dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # One buffer for all chunks: fresh pages for each would cost more than the loss itself.
         buffer = hidden.new_empty(head.chunk_rows(hidden), weight.shape[0])
@@ -84,17 +93,22 @@ class _FrozenProjectionLoss(torch.autograd.Function):
             if isinstance(bias, Tensor):
                 logits += bias
             losses, _ = cross_entropy_(logits, labels[chunk], coefficients[chunk], head.scale, head.softcap)
-            total += (losses * coefficients[chunk]).sum()
+            losses *= coefficients[chunk]
+            if lanes is None:
+                sums += losses.sum()
+            else:
+                sums.index_add_(0, lanes[chunk], losses)
             if gradient is not None:
                 torch.mm(logits, weight, out=gradient[chunk])
-        ctx.save_for_backward(gradient)
-        return total
+        ctx.save_for_backward(gradient, lanes)
+        return sums.squeeze() if lanes is None else sums
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return None if gradient is None else gradient * factor, None, None, None
+        gradient, lanes = ctx.saved_tensors
+        factor = factor if lanes is None else factor[lanes].unsqueeze(1)
+        return None if gradient is None else gradient * factor, None, None, None, None, None
 
 
 class _ModuleLoss(torch.autograd.Function):
@@ -135,7 +149,7 @@ def _add(total: Tensor | None, new: Tensor | None) -> Tensor | None:
     return total.add_(new)
 
 
-def find_head(model: nn.Module) -> LossHead | str:
+def find_head(model: nn.Module, lanes: int = 1) -> LossHead | str:
     """The loss head of a causal language model, or why it has none that we can compute.
 
     What the model does to its logits is read from its config and settled by trying: the head has to give the logits
@@ -147,7 +161,7 @@ def find_head(model: nn.Module) -> LossHead | str:
     seen: list[Tensor] = []
     hook = projection.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     device = next(model.parameters()).device
-    tokens = torch.arange(1, 8, device=device).unsqueeze(0)
+    tokens = torch.arange(1, 8, device=device).expand(lanes, -1)
     try:
         with torch.no_grad():
             logits = model(input_ids=tokens).logits.float()

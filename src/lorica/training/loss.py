@@ -25,11 +25,12 @@ def supervised_logits(model: nn.Module, batch: Batch) -> Tensor:
     """Logits (supervised, vocabulary) in the model's dtype, projected only where they are needed if the model can."""
     wanted: dict[str, Any] = {
         "position_ids": batch.position_ids,
-        "logits_to_keep": batch.predict_at,
+        # One list of positions for all rows, so for a row alone.
+        **({"logits_to_keep": batch.predict_at} if len(batch.input_ids) == 1 else {}),
         "use_cache": False,
     }
     arguments = {name: value for name, value in wanted.items() if accepts(model, name)}
-    logits: Tensor = model(input_ids=batch.input_ids, **arguments).logits[0]
+    logits: Tensor = model(input_ids=batch.input_ids, **arguments).logits.flatten(0, 1)
     # The first token of a row is never supervised, so there are always fewer supervised positions than tokens.
     return logits if logits.shape[0] == len(batch.predict_at) else logits[batch.predict_at]
 

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from lorica.config.schema import TrainConfig
 from lorica.data.examples import Example
+from lorica.data.lanes import LaneBatch, side_by_side
 from lorica.data.order import step_rows
 from lorica.lora.dropout import token_keys
 from lorica.training.checkpoint import Progress
 from lorica.training.engine import HeadedEngine
 from lorica.training.feed import Step, make_step
-from lorica.training.lanes.batches import LaneBatch, lane_batches
 from lorica.training.lanes.buffers import lane_buffers
 from lorica.training.optimiser import Optimiser, down_and_up
 from lorica.training.schedule import learning_rate_factor, warmup_steps
@@ -71,6 +71,9 @@ class LaneLoop:
 
     `on_record` sees every lane's metrics, a lane's name with each. A lane whose loss or gradient is not finite is
     stopped: its weights stay as they were, and the others do not notice.
+
+    Raises ValueError where the model's engine cannot tell lanes apart: it computes no hidden states of its own, or the
+    output layer is adapted.
     """
 
     def __init__(
@@ -81,6 +84,11 @@ class LaneLoop:
         on_record: Callable[[str, Record], None] | None = None,
     ) -> None:
         assert subject.adapter is not None and subject.adapter.lanes == len(runs)
+        if not isinstance(subject.engine, HeadedEngine):
+            raise ValueError(
+                f"these lanes cannot be trained in one pass ({subject.engine.description}). Train one lane at a time, "
+                "or leave the output layer out of lora.target_modules."
+            )
         self.subject, self.runs, self.capacity = subject, list(runs), tokens_per_microbatch
         self.on_record = on_record or (lambda name, record: None)
         self.optimisers = _optimisers(subject.parameters, self.runs)
@@ -205,7 +213,8 @@ class LaneLoop:
                 parts[part][name] = tensor
         for name, tensor in adapter.state().items():
             tensor[lane].copy_(_padded(parts["trained"][name], tensor[lane : lane + 1].shape)[0])
-        shapes = {name: shape for buffer in self.optimisers[lane].all_buffers() for name, shape in buffer.shapes.items()}
+        buffers = self.optimisers[lane].all_buffers()
+        shapes = {name: shape for buffer in buffers for name, shape in buffer.shapes.items()}
         moments = {
             key: _padded(tensor, shapes[key.partition("/")[2]]) if tensor.dim() else tensor
             for key, tensor in parts["optimiser"].items()
@@ -219,6 +228,14 @@ class LaneLoop:
         return adapter.layers[module.rpartition(".")[0]].strengths[lane].r
 
 
+def lane_batches(steps: Sequence[Step]) -> list[LaneBatch]:
+    """The microbatches of one step of each lane, joined; as many as the lane with the most
+    has. The longest of all lanes go together."""
+    ordered = [sorted(step.batches, key=lambda batch: -batch.input_ids.shape[1]) for step in steps]
+    most = max(len(batches) for batches in ordered)
+    return [side_by_side([batches[k] if k < len(batches) else None for batches in ordered]) for k in range(most)]
+
+
 def _optimisers(parameters: Mapping[str, nn.Parameter], runs: Sequence[LaneRun]) -> list[Optimiser]:
     """One for each lane, over buffers of its own."""
     ratios = [run.config.loraplus_lr_ratio for run in runs]
@@ -227,12 +244,15 @@ def _optimisers(parameters: Mapping[str, nn.Parameter], runs: Sequence[LaneRun])
     made = []
     for lane, run in enumerate(runs):
         rates = [run.lr, run.lr * run.config.loraplus_lr_ratio]
-        made.append(Optimiser([(rate, [held[lane]]) for rate, held in zip(rates, buffers, strict=False)], run.config, True))
+        own = [(rate, [held[lane]]) for rate, held in zip(rates, buffers, strict=False)]
+        made.append(Optimiser(own, run.config, joined=True))
     return made
 
 
 def _cut(name: str, tensor: Tensor, r: int) -> Tensor:
     """A lane's own rank of a tensor (1, ...) that is padded to the largest."""
+    if not tensor.dim():  # AdamW's step counter
+        return tensor
     if name.endswith("_A"):
         return tensor[:, :r]
     return tensor[:, :, :r] if name.endswith("_B") else tensor

@@ -1,7 +1,7 @@
 """Microbatches of several lanes as one: a row a lane, each what the lane would be given alone.
 
-Lanes draw their own rows in their own order, so their packs differ in number and length. The longest packs of all lanes
-go together, and what is short is filled with one more document that nobody is trained on and nobody sees.
+Lanes draw their own rows in their own order, so their packs differ in length. What is short is filled with one more
+document, which nobody is trained on and nobody sees.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from lorica.data.batches import Batch
-from lorica.training.feed import Step
 
 FILLING = 0  # a token id that every vocabulary has
 
@@ -35,14 +34,7 @@ class LaneBatch:
         return LaneBatch(self.batch.to(device), self.lanes.to(device), self.parts)
 
 
-def lane_batches(steps: Sequence[Step]) -> list[LaneBatch]:
-    """The microbatches of one step of each lane, joined; as many as the lane with the most has."""
-    ordered = [sorted(step.batches, key=lambda batch: -batch.input_ids.shape[1]) for step in steps]
-    most = max(len(batches) for batches in ordered)
-    return [join([batches[k] if k < len(batches) else None for batches in ordered]) for k in range(most)]
-
-
-def join(parts: Sequence[Batch | None]) -> LaneBatch:
+def side_by_side(parts: Sequence[Batch | None]) -> LaneBatch:
     """One row a part, filled to the longest."""
     width = max(part.input_ids.shape[1] for part in parts if part is not None)
     lanes = [
@@ -58,6 +50,7 @@ def join(parts: Sequence[Batch | None]) -> LaneBatch:
         weights=torch.cat([part.weights for _, part in held]),
         owners=torch.cat([part.owners for _, part in held]),
         members=[member for _, part in held for member in part.members],
+        lengths=[length for part in parts for length in _lengths(part, width)],
     )
     return LaneBatch(batch, torch.cat(lanes), list(parts))
 
@@ -72,3 +65,9 @@ def _positions(part: Batch | None, width: int) -> Tensor:
     held = 0 if part is None else part.input_ids.shape[1]
     filling = torch.arange(width - held).unsqueeze(0)
     return filling if part is None else torch.cat([part.position_ids, filling], 1)
+
+
+def _lengths(part: Batch | None, width: int) -> list[int]:
+    held = [] if part is None else part.lengths
+    filling = width - sum(held)
+    return [*held, filling] if filling else held
