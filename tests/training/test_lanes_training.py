@@ -12,7 +12,7 @@ from lorica.config import LoraConfig
 from lorica.config.schema import TrainConfig
 from lorica.data import Example
 from lorica.lora import Lane, attach
-from lorica.training.engine import HeadedEngine
+from lorica.training.engine import HeadedEngine, PlainEngine
 from lorica.training.lanes import LaneLoop, LaneRun
 from lorica.training.loop import Loop
 from lorica.training.subject import Subject, subject_of
@@ -135,6 +135,13 @@ def test_a_lane_that_diverges_stops_and_the_others_do_not_notice(tmp_path: Path)
         assert [record["loss"] for record in loop.runs[number].records] == pytest.approx(expected, rel=1e-5)
 
 
-def test_an_adapted_head_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"lanes share one output layer.*one lane at a time"):
-        together(target_modules=["q_proj", "lm_head"])
+def test_an_adapted_head_takes_the_plain_path(tmp_path: Path) -> None:
+    loop, subject = together(target_modules=["q_proj", "lm_head"])
+    assert isinstance(subject.engine, PlainEngine) and "lanes share" in subject.engine.description
+    loop.train(3)
+    for number, run in enumerate(loop.runs):
+        lone = alone(number, tmp_path, target_modules=["q_proj", "lm_head"])
+        for _ in range(3):
+            lone.step()
+        expected = [record["loss"] for record in lone.run.read_metrics()]
+        assert [record["loss"] for record in run.records] == pytest.approx(expected, rel=1e-5)

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from lorica.data.batches import Batch, microbatches
 from lorica.data.examples import Example
+from lorica.data.lanes import side_by_side
 from lorica.evaluation.bootstrap import MINIMUM_PAIRS, ratio
 from lorica.training.engine import Engine, PlainEngine
 
@@ -89,29 +91,46 @@ def score(
     `engine` computes the model's losses; None is the model's own forward pass. Sums are accumulated in float64. The
     model's train/eval state is put back afterwards.
     """
+    return score_lanes(model, examples, capacity, device, 1, progress, engine)[0]
+
+
+def score_lanes(
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    capacity: int,
+    device: torch.device | str,
+    lanes: int,
+    progress: Progress | None = None,
+    engine: Engine | None = None,
+) -> list[Scores]:
+    """As `score`, for each lane of a model with an adapter of so many: every lane sees every row."""
     engine = engine or PlainEngine(model)
-    totals, done = np.zeros((len(examples), 4)), 0
+    totals, done = np.zeros((lanes, len(examples), 4)), 0
     with evaluating(model), torch.inference_mode():
         for members, batch in _batches(examples, capacity):
-            batch = batch.to(device)
-            losses, correct = engine.token_losses(batch)
-            weights = batch.weights.double().cpu()
+            losses, correct = engine.token_losses(side_by_side([batch] * lanes).batch.to(device))
             # float64 only after the move: some devices do not have it.
-            columns = [losses.cpu().double() * weights, weights, correct.cpu().double() * weights]
-            statistics = torch.stack([*columns, torch.ones_like(weights)], dim=1)
-            rows = torch.zeros(len(batch.members), 4, dtype=torch.float64)
-            totals[members] += rows.index_add_(0, batch.owners.cpu(), statistics).numpy()
+            by_lane = zip(losses.cpu().double().chunk(lanes), correct.cpu().double().chunk(lanes), strict=True)
+            for lane, (own_losses, own_correct) in enumerate(by_lane):
+                totals[lane, members] += _statistics(batch, own_losses, own_correct)
             done += len(members)
             if progress is not None:
                 progress(done, len(examples))
-    return Scores(
-        sources=[example.source for example in examples],
-        clusters=_clusters(examples),
-        loss_sums=totals[:, 0].copy(),
-        weights=totals[:, 1].copy(),
-        correct=totals[:, 2].copy(),
-        tokens=totals[:, 3].astype(np.int64),
-    )
+    sources, clusters = [example.source for example in examples], _clusters(examples)
+    return [_scores(sources, clusters, total) for total in totals]
+
+
+def _statistics(batch: Batch, losses: Tensor, correct: Tensor) -> np.ndarray:
+    """What each document of a batch adds up to, (documents, 4) float64: losses, weights, hits, tokens."""
+    weights = batch.weights.double()
+    statistics = torch.stack([losses * weights, weights, correct * weights, torch.ones_like(weights)], dim=1)
+    rows = torch.zeros(len(batch.members), 4, dtype=torch.float64)
+    return np.asarray(rows.index_add_(0, batch.owners, statistics))
+
+
+def _scores(sources: list[str], clusters: np.ndarray, totals: np.ndarray) -> Scores:
+    loss_sums, weights, correct, tokens = (totals[:, column].copy() for column in range(4))
+    return Scores(sources, clusters, loss_sums, weights, correct, tokens.astype(np.int64))
 
 
 def _batches(examples: Sequence[Example], capacity: int) -> Iterator[tuple[list[int], Batch]]:

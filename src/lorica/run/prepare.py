@@ -56,7 +56,7 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
     )
     for note in base.notes:
         watcher.notice(note)
-    resolved = _derive_model_values(resolved, base)
+    resolved = derive_values(resolved, base)
     rows = _rows(resolved.config, base, watcher)
     _use_template(config.data.chat_template, rows, base, watcher)
     capacity = resolved.config.system.tokens_per_microbatch
@@ -100,7 +100,8 @@ def _use_template(path: str | None, rows: RunRows, base: Base, watcher: Watcher)
     base.hashes["template"] = str(hash_template(base.tokenizer))
 
 
-def _derive_model_values(resolved: Resolved, base: Base) -> Resolved:
+def derive_values(resolved: Resolved, base: Base) -> Resolved:
+    """With every value filled in that follows from the base and the machine."""
     config = resolved.config
     if config.model.dtype == "auto":
         name = "bf16" if base.dtype == torch.bfloat16 else "fp32"

@@ -62,7 +62,8 @@ def read_rows(config: RunConfig, server: Server, watcher: Watcher) -> RunRows:
         held_out, others = other.examples, other.findings
         look_at_held_out(training, held_out, findings)
     elif config.evaluate.enabled and training:
-        training, held_out = split_held_out(training, config.evaluate.held_out, config.train.seed)
+        # The same rows whatever train.seed is: runs of several seeds are compared on what they hold out.
+        training, held_out = split_held_out(training, config.evaluate.held_out, seed=0)
         _note_too_few(training, held_out, findings)
     training = mix(training, read.counts, [source.weight for source in config.data.sources[: len(read.counts)]])
     judged = judge(findings.all(), len(held_out), config.data.gates)

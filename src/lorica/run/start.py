@@ -1,5 +1,6 @@
 """Begin a run or continue one: what must hold before it touches its folder, and how it tells of being stopped."""
 
+import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,13 +47,21 @@ def train(
     resolved = configuration.load(config, list(overrides), values or None, values_origin)
     if resolved.config.out is not None:
         _refuse_second_run(RunFolder(resolved.config.out))  # before the long look at base and rows
-    prepared = prepare(resolved, watcher)
+    return begin(prepare(resolved, watcher), watcher)
+
+
+def begin(prepared: Prepared, watcher: Watcher, checkpoints: Path | None = None) -> RunResult:
+    """A run of what was prepared, in the folder that its configuration names; from the newest of `checkpoints` on,
+    where another run of the same settings left any."""
     subject = prepare_subject(prepared, watcher)
     out = prepared.resolved.config.out
     assert out is not None
     run = RunFolder(out)
     with run.locked(), _stops_told(run):
         _refuse_second_run(run)
+        if checkpoints is not None:
+            shutil.copytree(checkpoints, run.checkpoints, dirs_exist_ok=True)
+            shutil.copyfile(checkpoints.parent / run.metrics.name, run.metrics)
         write_json(run.receipt, _receipt(prepared))
         write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
         return execute(prepared, subject, run, watcher)

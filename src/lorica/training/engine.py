@@ -31,6 +31,9 @@ class Engine(Protocol):
     def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
         """`sum(coefficients * losses)` () fp32 over the batch's supervised tokens, to be differentiated."""
 
+    def lane_losses(self, batch: Batch, coefficients: Tensor, lanes: Tensor) -> Tensor:
+        """As `loss`, summed by lane (lanes,) over the rows of a batch; `lanes` (supervised,) is that of each token."""
+
     def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood (nats, fp32) and argmax hit (bool) of each supervised token."""
 
@@ -44,6 +47,10 @@ class PlainEngine:
 
     def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
         return (token_losses(self.model, batch)[0] * coefficients).sum()
+
+    def lane_losses(self, batch: Batch, coefficients: Tensor, lanes: Tensor) -> Tensor:
+        weighted = token_losses(self.model, batch)[0] * coefficients
+        return torch.zeros(len(batch.input_ids), device=weighted.device).index_add(0, lanes, weighted)
 
     def token_losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return token_losses(self.model, batch)
@@ -65,7 +72,6 @@ class HeadedEngine:
         return self.head.token_losses(self.hidden(batch), batch.labels)
 
     def lane_losses(self, batch: Batch, coefficients: Tensor, lanes: Tensor) -> Tensor:
-        """As `loss`, summed by lane (lanes,) over the rows of a batch; `lanes` (supervised,) is that of each token."""
         return self.head.lane_losses(self.hidden(batch), batch.labels, coefficients, lanes, len(batch.input_ids))
 
 

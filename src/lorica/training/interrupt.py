@@ -12,9 +12,9 @@ class Interrupted(KeyboardInterrupt):
     """The run in folder `run` was stopped by `signal`. `step` is that of the full checkpoint written on the way out;
     None if it was stopped outside training, or at once by a second signal, and stands at its last checkpoint."""
 
-    def __init__(self, run: Path, step: int | None, number: int) -> None:
+    def __init__(self, run: Path, step: int | None, number: int, command: str = "train") -> None:
         told = "what the run had written is kept" if step is None else f"a checkpoint of step {step} is written"
-        super().__init__(f"interrupted; {told}. Continue with: lorica train --resume {run}")
+        super().__init__(f"interrupted; {told}. Continue with: lorica {command} --resume {run}")
         self.run, self.step, self.signal = run, step, number
 
 

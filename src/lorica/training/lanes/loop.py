@@ -24,7 +24,6 @@ from lorica.data.lanes import LaneBatch, side_by_side
 from lorica.data.order import step_rows
 from lorica.lora.dropout import token_keys
 from lorica.training.checkpoint import Progress
-from lorica.training.engine import HeadedEngine
 from lorica.training.feed import Step, make_step
 from lorica.training.lanes.buffers import lane_buffers
 from lorica.training.optimiser import Optimiser, down_and_up
@@ -71,9 +70,6 @@ class LaneLoop:
 
     `on_record` sees every lane's metrics, a lane's name with each. A lane whose loss or gradient is not finite is
     stopped: its weights stay as they were, and the others do not notice.
-
-    Raises ValueError where the model's engine cannot tell lanes apart: it computes no hidden states of its own, or the
-    output layer is adapted.
     """
 
     def __init__(
@@ -84,11 +80,6 @@ class LaneLoop:
         on_record: Callable[[str, Record], None] | None = None,
     ) -> None:
         assert subject.adapter is not None and subject.adapter.lanes == len(runs)
-        if not isinstance(subject.engine, HeadedEngine):
-            raise ValueError(
-                f"these lanes cannot be trained in one pass ({subject.engine.description}). Train one lane at a time, "
-                "or leave the output layer out of lora.target_modules."
-            )
         self.subject, self.runs, self.capacity = subject, list(runs), tokens_per_microbatch
         self.on_record = on_record or (lambda name, record: None)
         self.optimisers = _optimisers(subject.parameters, self.runs)
@@ -131,7 +122,6 @@ class LaneLoop:
     def accumulate(self, step: LaneStep) -> list[float]:
         """Gradients of every lane's loss; returns the losses (nats a token)."""
         engine, device = self.subject.engine, self.subject.device
-        assert isinstance(engine, HeadedEngine)
         totals = torch.zeros(len(self.runs), device=device)
         weights = torch.tensor([own.weight for own in step.steps], dtype=torch.float32, device=device)
         for joined in step.batches:
