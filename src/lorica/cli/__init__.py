@@ -12,7 +12,21 @@ from typing import Any
 
 import typer
 
-from lorica.cli import adapters, chat, config, data, demo, doctor, export, generate, inspect, quantize, report, train
+from lorica.cli import (
+    adapters,
+    chat,
+    config,
+    data,
+    demo,
+    doctor,
+    export,
+    generate,
+    inspect,
+    quantize,
+    report,
+    sweep,
+    train,
+)
 from lorica.cli.version import version_option
 
 app = typer.Typer(
@@ -32,6 +46,7 @@ app.command("export")(export.export_command)
 app.command("quantize")(quantize.quantize_command)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
+app.command("sweep")(sweep.sweep_command)
 app.command("demo")(demo.demo)
 app.add_typer(adapters.app, name="adapters")
 app.add_typer(config.app, name="config")

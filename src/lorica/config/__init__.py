@@ -4,7 +4,7 @@ from lorica.config.data_section import SourceConfig
 from lorica.config.describe import json_schema
 from lorica.config.errors import ConfigError, Problem
 from lorica.config.learning_rate import default_learning_rate
-from lorica.config.resolve import Resolved, derive, load, lora_config, result_settings
+from lorica.config.resolve import Resolved, derive, load, lora_config, override, result_settings
 from lorica.config.rules import unused_settings
 from lorica.config.schema import (
     LEAVES,
@@ -37,6 +37,7 @@ __all__ = [
     "json_schema",
     "load",
     "lora_config",
+    "override",
     "result_settings",
     "to_yaml",
     "unused_settings",

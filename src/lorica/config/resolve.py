@@ -67,19 +67,29 @@ def lora_config(**values: Any) -> LoraConfig:
     return load(values={"model": "-", "data": "-", "lora": values}).config.lora
 
 
+def override(resolved: Resolved, overrides: Sequence[str]) -> Resolved:
+    """A copy with other settings, given as "section.key=value". Raises ConfigError where they are not allowed."""
+    given, faults = read_overrides(overrides)
+    return resolve(_chosen(resolved) | given, faults, source="command line")
+
+
 def derive(resolved: Resolved, key: str, value: Any, reason: str) -> Resolved:
     """A copy in which the run filled in a setting, such as `train.lr` for auto, with the reason as its origin.
 
     Raises ConfigError where the value is not allowed or the setting has no effect.
     """
     assert key in LEAVES, f"no setting {key}"
-    settings = {
+    origin = f"derived: {' '.join(reason.split())}"
+    return resolve(_chosen(resolved) | {key: Setting(plain(value), key, origin, origin)})
+
+
+def _chosen(resolved: Resolved) -> Settings:
+    """The settings that are not defaults."""
+    return {
         name: Setting(plain(value_of(resolved.config, name)), name, origin, origin)
         for name, origin in resolved.origins.items()
         if origin != DEFAULT
     }
-    origin = f"derived: {' '.join(reason.split())}"
-    return resolve(settings | {key: Setting(plain(value), key, origin, origin)})
 
 
 def resolve(settings: Settings, problems: Sequence[Problem] = (), source: str = "") -> Resolved:

@@ -46,7 +46,7 @@ class RunResult:
 def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
     """What is to be trained, and what there is to say about it and the rows."""
     config = prepared.resolved.config
-    _fit_packing(prepared, watcher)
+    fit_packing(prepared, watcher)
     for finding in prepared.rows.findings:
         watcher.notice(str(finding))
     adapter = attach(prepared.base, config.lora, seed=config.train.seed) if config.method == "lora" else None
@@ -70,7 +70,8 @@ def execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watch
     return _finish(prepared, subject, run, progress, before, after)
 
 
-def _fit_packing(prepared: Prepared, watcher: Watcher) -> None:
+def fit_packing(prepared: Prepared, watcher: Watcher) -> None:
+    """Compute every row alone where the model lets packed documents see each other."""
     error = packing_error(prepared.base.model)
     if error > PACKING_TOLERANCE:
         watcher.notice(

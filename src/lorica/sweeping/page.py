@@ -1,0 +1,41 @@
+"""`sweep.html`: the comparison as one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lorica.evaluation.charts import interval_mark
+from lorica.evaluation.quantities import duration
+from lorica.sweeping.chart import loss_chart, numeric_keys
+
+
+def render_page(result: Mapping[str, Any]) -> str:
+    """The page of a finished sweep, every text escaped."""
+    environment = Environment(
+        loader=PackageLoader("lorica.sweeping", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    rows = result["rows"]
+    return environment.get_template("page.html").render(
+        result=result,
+        keys=list(rows[0]["settings"]),
+        charts=[(key, loss_chart(rows, key)) for key in numeric_keys(rows)],
+        interval_mark=interval_mark,
+        duration=duration,
+        state=state,
+    )
+
+
+def state(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:
+    """What became of a trial, in a word or two."""
+    if row["failed"] is not None:
+        return "diverged"
+    if row["name"] == best["name"]:
+        return "the best"
+    return "finished" if row["steps"] == best["steps"] else f"stopped at step {row['steps']}"
