@@ -128,9 +128,19 @@ class LaneLoop:
             joined = joined.to(device)
             self._prepare(joined, step)
             losses = engine.lane_losses(joined.batch, joined.batch.weights / weights[joined.lanes], joined.lanes)
-            losses.sum().backward()
+            self._add_gradients(losses.sum())
             totals += losses.detach()
         return totals.tolist()
+
+    def _add_gradients(self, loss: Tensor) -> None:
+        """Backward into the lanes' buffers by hand: autograd's own accumulation warns of their strides."""
+        parameters = list(self.subject.parameters.values())
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+        ):
+            if gradient is not None:
+                assert parameter.grad is not None
+                parameter.grad += gradient
 
     def _step(self, number: int) -> LaneStep:
         made = self.ahead.pop(number, None)
