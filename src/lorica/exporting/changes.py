@@ -143,7 +143,7 @@ def _low_rank(name: str, layer: LoraLayer, tensors: dict[str, Tensor]) -> LowRan
     return LowRank(
         tensors[f"{name}.{down}"].float(),
         tensors[f"{name}.{up}"].float(),
-        layer.scale,
+        layer.strengths[0].scale,
         None if magnitude is None else magnitude.float(),
         is_transposed(layer.base),
         embedding,

@@ -7,6 +7,7 @@ B are in the order of the weight's rows in the file.
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -150,5 +151,5 @@ def _reopened(source: Source, weights: Weights, form: Form, path: Path, dtype: s
         with torch.no_grad():
             layer.lora_A[0].copy_(pair.down)
             layer.lora_B[0].copy_(pair.up)
-        layer.scale = pair.scale
+        layer.strengths = (replace(layer.strengths[0], scale=pair.scale),)
     return opened
