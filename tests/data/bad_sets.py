@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from makers import CHATML, byte_level, metaspace
@@ -52,7 +53,10 @@ def stops_elsewhere() -> Any:
 
 @dataclass(frozen=True)
 class BadSet:
-    """`gate` must be found with `severity`, in the rows numbered `rows` (from 1; None: anywhere)."""
+    """`gate` must be found with `severity`, in the rows numbered `rows` (from 1; None: anywhere).
+
+    The rows are one file called `file`, or, with `beside`, a folder of that file and these.
+    """
 
     name: str
     gate: str
@@ -63,6 +67,15 @@ class BadSet:
     options: Mapping[str, Any] = field(default_factory=dict)
     max_length: int = 10_000
     vocabulary: int | None = None
+    file: str = "rows.jsonl"
+    beside: Mapping[str, bytes] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> Path:
+        """Writes the set and returns its path."""
+        (folder / self.file).write_bytes(self.content())
+        for name, content in self.beside.items():
+            (folder / name).write_bytes(content)
+        return folder if self.beside else folder / self.file
 
     def content(self) -> bytes:
         if isinstance(self.data, bytes):
@@ -83,6 +96,13 @@ NO_STOP = (
     "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}assistant: {% endif %}"
 )
+
+THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content.split('</t>')[-1] if not loop.last and "
+    "m.role == 'assistant' else m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+OTHER_PROMPT = CHATML.replace("%}<|im_start|>assistant\n{%", "%}<|im_start|>assistant\n<think>{%")
 
 BAD_SETS = [
     # Cannot be read.
@@ -106,6 +126,44 @@ BAD_SETS = [
     BadSet("a weight that is no number", "cannot be read", "error", None, [pair("a\n", "b", weight="heavy")]),
     BadSet("a negative weight", "cannot be read", "error", None, [pair("a\n", "b", weight=-1)]),
     BadSet("a list of numbers", "cannot be read", "error", None, b"[1, 2, 3]\n"),
+    BadSet(
+        "tokens shifted by one", "cannot be read", "error", None, [{"input_ids": [1, 2, 3], "labels": [-100, 3, 3]}]
+    ),
+    BadSet("rejected answers", "cannot be read", "error", None, [pair("a\n", "b"), pair("c\n", "d", rejected="e")]),
+    BadSet("a key twice", "cannot be read", "error", None, b'{"text": "a", "text": "b"}\n'),
+    BadSet("UTF-16", "cannot be read", "error", None, '{"text": "a"}\n'.encode("utf-16")),
+    BadSet("a cut Parquet file", "cannot be read", "error", None, b"PAR1" + bytes(50), file="rows.parquet"),
+    BadSet("a cut gzip file", "cannot be read", "error", None, b"\x1f\x8b\x08", file="rows.jsonl.gz"),
+    BadSet("a comma too many", "cannot be read", "error", None, b"text,label\na,b,c\n", file="rows.csv"),
+    BadSet("an unclosed quote", "cannot be read", "error", None, b'text\n"a\nb\n', file="rows.csv"),
+    BadSet("files of two kinds", "cannot be read", "error", None, lines(good(3)), beside={"b.csv": b"text\na\n"}),
+    BadSet(
+        "training and test rows in one folder",
+        "cannot be read",
+        "error",
+        None,
+        lines(good(3)),
+        file="train.jsonl",
+        beside={"test.jsonl": lines(good(3))},
+    ),
+    BadSet("a licence", "file is not read", "note", None, lines(good(3)), beside={"LICENSE.txt": b"all rights"}),
+    BadSet("a shard without rows", "file without rows", "note", None, lines(good(3)), beside={"b.jsonl": b""}),
+    BadSet(
+        "a broken line, skipped",
+        "row cannot be read",
+        "warn",
+        [3],
+        lines(good(2)) + b"{\n" + lines(good(2)),
+        options={"on_error": "skip"},
+    ),
+    BadSet(
+        "most lines broken",
+        "row cannot be read",
+        "error",
+        None,
+        lines(good(2)) + b"{]\n" * 20,
+        options={"on_error": "skip"},
+    ),
     BadSet("no template", "cannot be read", "error", None, good(3), byte_level),
     # Cannot be used.
     BadSet(
@@ -190,6 +248,29 @@ BAD_SETS = [
         None,
         good(),
         stops_elsewhere,
+    ),
+    BadSet(
+        "a template that drops thoughts",
+        "history is rendered differently",
+        "note",
+        [1],
+        [chat("a", "x</t>b", "c", "y</t>d"), *good(3)],
+        chatml_with(THINKING),
+    ),
+    BadSet(
+        "a prompt that opens a thought",
+        "prompt is not in the finished turn",
+        "note",
+        None,
+        good(3),
+        chatml_with(OTHER_PROMPT),
+    ),
+    BadSet(
+        "a word cut in two",
+        "a token straddles prompt and completion",
+        "note",
+        [1],
+        [pair("the c", "at sat"), *pairs(4)],
     ),
     BadSet("a template without a stop", "stop token added", "note", None, good(), chatml_with(NO_STOP)),
     # Tokens.

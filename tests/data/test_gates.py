@@ -17,8 +17,7 @@ from lorica.data.stream import _chunks
 
 
 def surveyed(bad: BadSet, folder: Path) -> Examples:
-    path = folder / "rows.jsonl"
-    path.write_bytes(bad.content())
+    path = bad.write(folder)
     options = dict(bad.options)
     if bad.gate == "chat template is not the tokenizer's own":
         template = folder / "other.jinja"
@@ -44,12 +43,8 @@ def test_a_bad_set_is_caught(bad: BadSet, tmp_path: Path) -> None:
 
 def test_there_are_enough_bad_sets_and_each_gate_has_one() -> None:
     assert len(BAD_SETS) >= 30
-    elsewhere = {
-        "row cannot be read", "held-out row in training", "held-out prompt in training", "too few rows to hold out",
-        "history is rendered differently", "prompt is not in the finished turn",
-        "a token straddles prompt and completion",
-    }  # fmt: skip
-    assert {gate.key for gate in GATES} - {gate_key(bad.gate) for bad in BAD_SETS} <= set(map(gate_key, elsewhere))
+    elsewhere = {"held-out row in training", "held-out prompt in training", "too few rows to hold out"}
+    assert {gate.key for gate in GATES} - {gate_key(bad.gate) for bad in BAD_SETS} == set(map(gate_key, elsewhere))
 
 
 @pytest.mark.parametrize("rows", [good(), pairs(), [{"text": f"the cat {i}"} for i in range(20)]])

@@ -1,25 +1,30 @@
-"""From a record to the documents that are tokenised: rendered conversations, or prompt and completion as they are."""
+"""From a record to the documents that are tokenised: rendered conversations, or prompt and completion as they are.
+
+Rows of tokens are examples already, and pass by the tokenizer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from lorica.data.branches import Branch
 from lorica.data.conversations import Served, served
+from lorica.data.examples import Example
 from lorica.data.findings import Findings
-from lorica.data.formats import Completion, Record, Text
+from lorica.data.formats import Completion, Text, Tokens
 from lorica.data.messages import Conversation
 from lorica.data.template import ChatTemplate
-from lorica.data.tokenise import Document, Span
+from lorica.data.tokenise import Document, Shade, Span
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
 def documents(
-    record: Record, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate | None, findings: Findings
-) -> Iterator[Document]:
-    """The documents of one record. Conversations need a `template`.
+    record: Branch, tokenizer: PreTrainedTokenizerBase, template: ChatTemplate | None, findings: Findings
+) -> Iterator[Document | Example]:
+    """The documents of one record, or of one answer of a record that judges several. Conversations need a `template`.
 
     Raises:
         ValueError: naming the row, where it cannot be rendered or the tokenizer cannot end it.
@@ -29,8 +34,9 @@ def documents(
         conversation = template.prepared(record)
         for text in served(template, conversation, findings):
             yield _chat_document(conversation, text)
+    elif isinstance(record, Tokens):
+        yield _example(record)
     else:
-        assert isinstance(record, Completion | Text)
         yield _plain_document(record, tokenizer, findings)
 
 
@@ -51,6 +57,7 @@ def _plain_document(record: Completion | Text, tokenizer: PreTrainedTokenizerBas
         )
     rest = rest.removesuffix(str(tokenizer.eos_token)) if eos is not None else rest
     text = prompt + rest
+    prompt_weight = record.prompt_weight if isinstance(record, Completion) else 0.0
     return Document(
         record.source,
         text,
@@ -58,4 +65,13 @@ def _plain_document(record: Completion | Text, tokenizer: PreTrainedTokenizerBas
         prefix=True,
         ending=() if eos is None else (eos,),
         generative=isinstance(record, Completion),
+        shades=[Shade(0, len(prompt), prompt_weight)] if prompt and prompt_weight else [],
     )
+
+
+def _example(record: Tokens) -> Example:
+    """The tokens up to the last trained one; the completion begins where the last run of trained tokens does."""
+    weights = record.weights
+    end = next((at + 1 for at in range(len(weights) - 1, -1, -1) if weights[at]), 0)
+    start = next((at + 1 for at in range(end - 1, -1, -1) if not weights[at]), 0)
+    return Example(record.source, record.input_ids[:end], weights[:end], start if start > 1 else None)

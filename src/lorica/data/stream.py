@@ -11,7 +11,7 @@ from lorica.data.faults import Faults
 from lorica.data.findings import Findings
 from lorica.data.formats import Record, Records
 from lorica.data.row_tokeniser import RowTokeniser
-from lorica.data.rows import read_rows
+from lorica.data.sources import read_rows
 from lorica.data.supervision import Supervision
 from lorica.data.template import ChatTemplate
 
@@ -66,7 +66,7 @@ class TokenisedRows:
         faults = Faults(source.path, self._config.on_error == "skip", self._findings)
         supervision = Supervision.of(self._config)
         columns = {str(field): text for field, text in (source.columns or {}).items()}
-        rows = read_rows(source.path)
+        rows = read_rows(source, faults, self._findings)
         return Records(rows, source.format or "auto", supervision, self._findings, faults, columns or None)
 
 

@@ -16,6 +16,8 @@ GATES = (
     Gate("cannot be read", "error", "a file, or rows of it, that cannot be read", fixed=True),
     Gate("cannot be used", "error", "a row that the template refuses or that cannot be tokenised", fixed=True),
     Gate("row cannot be read", "warn", "a row that data.on_error: skip leaves out", ruins_above=0.5),
+    Gate("file is not read", "note", "a file of a folder or pattern that is not among the rows"),
+    Gate("file without rows", "note", "an empty file among others"),
     Gate("field is not read", "note", "a field of the rows that their format has no use for"),
     # What is trained.
     Gate("trains nothing", "warn", "a row without a trained token; it is dropped", ruins_above=0.5),

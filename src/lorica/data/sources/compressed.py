@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 BUFFER = 1 << 20
@@ -24,8 +24,8 @@ def kind_of(path: str) -> tuple[str, str]:
 
 
 @contextmanager
-def unpacked(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
-    """The content of `file`, unpacked as the name `path` says.
+def unpacked(file: BinaryIO, path: str) -> Iterator[io.BufferedReader]:
+    """The content of `file`, unpacked as the name `path` says, buffered.
 
     Raises:
         ValueError: it is not compressed that way, or not whole.
@@ -41,16 +41,17 @@ def unpacked(file: BinaryIO, path: str) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _reader(file: BinaryIO, compression: str) -> BinaryIO:
+def _reader(file: BinaryIO, compression: str) -> io.BufferedReader:
+    content: Any = file
     match compression:
         case ".gz":
-            return cast(BinaryIO, io.BufferedReader(cast(Any, gzip.open(file)), BUFFER))
+            content = gzip.open(file)  # noqa: SIM115 - closes nothing: the file is the caller's
         case ".bz2":
-            return cast(BinaryIO, io.BufferedReader(cast(Any, bz2.open(file)), BUFFER))
+            content = bz2.open(file)  # noqa: SIM115
         case ".xz":
-            return cast(BinaryIO, io.BufferedReader(cast(Any, lzma.open(file)), BUFFER))
+            content = lzma.open(file)  # noqa: SIM115
         case ".zst":
             import pyarrow  # unlike the zstandard library, it tells a cut file from a whole one
 
-            return cast(BinaryIO, io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"), BUFFER))
-    return file
+            content = pyarrow.CompressedInputStream(file, "zstd")
+    return content if isinstance(content, io.BufferedReader) else io.BufferedReader(content, BUFFER)
