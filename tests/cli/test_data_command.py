@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from outcomes import SMALL, Cli
 
-from bases import chats, sums, write_base, write_rows
+from bases import byte_tokenizer, chats, sums, write_base, write_rows
 
 CHECK_KEYS = {"ok", "rows", "tokens", "supervised_tokens", "findings"}
 PREVIEW_KEYS = {"text", "tokens"}
@@ -178,3 +178,56 @@ def test_sources_with_weights(cli: Cli, tiny_base: Path, tmp_path: Path) -> None
     found = cli("data", "check", config, "--json").json
     assert (found["rows"], found["format"]) == (30, "prompt-completion and messages")
     assert found["examples"]["training"] == 3 * 20 + 10 and found["findings"] == []
+
+
+def test_rows_of_tokens_are_checked_shown_and_trained(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+    stop = byte_tokenizer().eos_token_id
+    ids = [[10 + n % 7, 20 + n, 30, stop if n == 2 else 40 + n, stop] for n in range(30)]
+    rows = [{"input_ids": one, "labels": [-100, -100, *one[2:]]} for one in ids]
+    rows[2]["attention_mask"], rows[2]["labels"][-1] = [1, 1, 1, 1, 0], -100
+    options = ["--model", tiny_base, "--data", write_rows(tmp_path / "rows.jsonl", rows)]
+    found = cli("data", "check", *options, "--json").json
+    assert (found["format"], found["tokens"], found["supervised_tokens"]) == ("tokens", 5 * 30 - 1, 3 * 30 - 1)
+    told = cli("data", "preview", *options, "--row", 3, "--json").json
+    assert [token["id"] for token in told["tokens"]] == ids[2][:4]
+    assert [token["weight"] for token in told["tokens"]] == [0, 0, 1, 1]
+    outcome = cli("train", *options, "--out", tmp_path / "run", *SMALL, "train.steps=2", "--json")
+    assert outcome.code == 0 and outcome.json["steps"] == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ({"prompt": "one plus\n", "chosen": "two", "rejected": "three"}, ["chosen", "rejected"]),
+        (
+            {"prompt": [{"role": "user", "content": "one"}], "chosen": "two", "rejected": "three"},
+            ["chosen", "rejected"],
+        ),
+        ({"messages": chats(1)[0]["messages"], "label": False}, ["undesirable"]),
+    ],
+)
+def test_judged_rows_are_checked_and_shown_but_not_trained(
+    cli: Cli, tiny_base: Path, tmp_path: Path, row: dict[str, Any], names: list[str]
+) -> None:
+    options = ["--model", tiny_base, "--data", write_rows(tmp_path / "rows.jsonl", [row])]
+    found = cli("data", "check", *options, "--json").json
+    assert found["ok"] and "no_loss_for_this_format" in [finding["gate"] for finding in found["findings"]]
+    told = cli("data", "preview", *options, "--json").json
+    assert [one["title"] for one in told["examples"]] == names
+    assert all(any(token["weight"] for token in one["tokens"]) for one in told["examples"])
+    outcome = cli("train", *options, "--out", tmp_path / "run", *SMALL)
+    assert outcome.code == 1 and "there is no loss for that yet" in outcome.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_csv_with_names_of_its_own(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+    lines = "".join(f'"{row["prompt"]}",{row["completion"]}\n' for row in sums(20))
+    path = tmp_path / "odd.csv"
+    path.write_text("Frage,Antwort\n" + lines, encoding="utf-8")
+    options = ["--model", tiny_base, "--data", path]
+    refused = cli("data", "check", *options)
+    assert refused.code == 1 and "It has the keys Frage, Antwort" in refused.out.replace("\n", " ")
+    mapped = cli(
+        "data", "check", "--model", tiny_base, "--data", path, "data.columns={prompt: Frage, completion: Antwort}"
+    )
+    assert mapped.code == 0 and "20 rows as prompt-completion" in mapped.out

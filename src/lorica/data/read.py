@@ -88,7 +88,17 @@ def read_examples(
     """
     read = survey(config, tokenizer, max_length, stop_ids, vocabulary=vocabulary, cache=cache, progress=progress)
     refuse([finding for finding in read.findings if finding.name in UNUSABLE_DATA])
+    refuse_judgements(read.findings, read.format)
     return read
+
+
+def refuse_judgements(findings: Sequence[Finding], format: str) -> None:
+    """Raises ValueError where rows judge answers: the losses that they are for do not exist yet."""
+    if any(finding.name == WITHOUT_LOSS for finding in findings):
+        raise ValueError(
+            f"the rows were read as {format}, and there is no loss for that yet. `lorica data preview` shows them; to "
+            "train on the good answers, give those as `messages`, or as `prompt` and `completion`."
+        )
 
 
 def survey(
@@ -119,7 +129,8 @@ def survey(
     except ValueError as error:  # what was read until here is still told
         findings.add_rows(UNREADABLE, [], 0, str(error))
     if set(rows.formats) & set(JUDGED):
-        findings.add_rows(WITHOUT_LOSS, [], 0, f"Rows were read as {rows.format}; they are checked and shown only.")
+        told = f"Rows were read as {rows.format}; they are checked and shown, and a training refuses them."
+        findings.add_rows(WITHOUT_LOSS, [], 0, told)
     examples = reading.finish()
     found = judge(findings.all(), reading.rows, config.gates)
     return Examples(examples, rows.counts, rows.format, found, lengths, reading.conversational)

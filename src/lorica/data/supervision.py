@@ -22,7 +22,10 @@ BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """`train_on`, `role_weights` and `reasoning` as the configuration's data section means them."""
+    """`train_on`, `role_weights` and `reasoning` as the configuration's data section means them.
+
+    `train_on` may also be "none", which is how a prompt is read.
+    """
 
     train_on: str = "assistant"
     role_weights: Mapping[str, float] = field(default_factory=dict)
@@ -39,7 +42,8 @@ class Supervision:
         """The weight of a message (or part of one) of this role, from its own `train`, `weight` or `loss_weight`."""
         own = read_weight(place, values)
         asked = any(values.get(key) is not None for key in TRAINING_KEYS)
-        base = 1.0 if asked or role == "assistant" or self.train_on == "all" else 0.0
+        answers = role == "assistant" and self.train_on != "none"
+        base = 1.0 if asked or answers or self.train_on == "all" else 0.0
         return self.role_weights.get(role, base) * own
 
     def only_last(self, roles: list[str], weights: list[float]) -> list[float]:
@@ -53,16 +57,16 @@ class Supervision:
 def read_weight(place: str, values: Mapping[str, Any]) -> float:
     """The loss weight that a row or message asks for with `weight` (a number) and `train` (true or false).
 
-    Text is read as what it says, since a CSV file has nothing else. A missing value or null asks for nothing.
+    Text is read as what it says, since a CSV file has nothing else. A missing value, null or no text asks for nothing.
 
     Raises:
         RowError: naming `place`, where either is something else.
     """
-    train = values.get("train")
+    train = values.get("train") if values.get("train") != "" else None
     train = BOOLEANS.get(train.strip().lower(), train) if isinstance(train, str) else train
     if train is not None and not isinstance(train, bool):
         raise RowError(f"{place}: `train` must be true or false; found {brief(train)}.")
-    given = [values[key] for key in ("weight", "loss_weight") if values.get(key) is not None]
+    given = [values[key] for key in ("weight", "loss_weight") if values.get(key) not in (None, "")]
     weight = _number(given[0]) if given else 1.0
     if weight is None or not 0 <= weight < math.inf or len(given) > 1:
         found = " and ".join(map(brief, given))

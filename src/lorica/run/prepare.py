@@ -11,7 +11,7 @@ import torch
 from lorica.config import Resolved, default_learning_rate, derive
 from lorica.config.schema import EvaluateConfig, RunConfig
 from lorica.data.gates import check_gates, refuse
-from lorica.data.read import WITHOUT_LOSS
+from lorica.data.read import refuse_judgements
 from lorica.evaluation.metrics import check_metric
 from lorica.models import Base, load
 from lorica.models.fingerprint import hash_template
@@ -68,11 +68,7 @@ def _rows(config: RunConfig, base: Base, watcher: Watcher) -> RunRows:
     vocabulary = base.model.get_input_embeddings().weight.shape[0]
     rows = read_rows(config, Server(base.tokenizer, sorted(base.stop_ids), vocabulary), watcher)
     refuse(rows.findings)
-    if any(finding.name == WITHOUT_LOSS for finding in rows.findings):
-        raise ValueError(
-            f"the rows were read as {rows.format}, and there is no loss for that yet. `lorica data preview` shows "
-            "them; to train on the good answers, give those as `messages`, or as `prompt` and `completion`."
-        )
+    refuse_judgements(rows.findings, rows.format)
     watcher.notice(f"read {rows.rows:,} rows as {rows.format}")
     if config.evaluate.enabled and config.evaluate.every is not None and not rows.held_out:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from itertools import count
 from typing import Any
 
@@ -59,8 +60,8 @@ def _turn(place: str, turn: object, numbers: count[int], open_calls: list[tuple[
             raise RowError(f"{place}: unknown key {key!r}; did you mean {near!r}?")
     speaker = turn["from"]
     if speaker not in SHAREGPT_ROLES:
-        near_role = misspelt(str(speaker).lower(), tuple(SHAREGPT_ROLES))
-        hint = f"; did you mean {near_role!r}?" if near_role else "."
+        near_roles = get_close_matches(str(speaker).lower(), SHAREGPT_ROLES, n=1)
+        hint = f"; did you mean {near_roles[0]!r}?" if near_roles else "."
         raise RowError(f"{place}: unknown role {speaker!r}{hint} Known roles: {', '.join(SHAREGPT_ROLES)}.")
     message = {"role": SHAREGPT_ROLES[speaker], "content": turn["value"]}
     message |= {key: value for key, value in turn.items() if key not in ("from", "value")}
