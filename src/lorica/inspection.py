@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lorica.config import LoraConfig
 from lorica.files import read_json
+from lorica.gguf.inspection import inspect_gguf
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
 from lorica.lora.peft_config import lora_config
 from lorica.lora.targets import rank_and_alpha, scaling
@@ -34,21 +35,31 @@ BITS = {
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Describe what is at `path`: `kind` (run, adapter, model), then what it is made of.
+    """Describe what is at `path`: `kind` (run, adapter, model, gguf), then what it is made of.
 
     Raises ValueError if it is none of them, or a file of it is damaged.
     """
     folder = Path(path)
+    if folder.is_file():
+        return _gguf(folder)
     if RunFolder(folder).holds_a_run():
         return _run(RunFolder(folder))
     if (folder / CONFIG).is_file():
         return _adapter(folder)
     if (folder / "config.json").is_file():
         return _model(folder)
-    what = "does not exist" if not folder.exists() else "is a file" if folder.is_file() else "holds none of their files"
+    what = "does not exist" if not folder.exists() else "holds none of their files"
     raise ValueError(
-        f"{path} {what}; inspect takes the folder of a run, of an adapter in PEFT's format, or of a transformers model."
+        f"{path} {what}; inspect takes a GGUF file, or the folder of a run, of an adapter in PEFT's format, or of a "
+        "transformers model."
     )
+
+
+def _gguf(path: Path) -> dict[str, Any]:
+    found, pairs = inspect_gguf(path)
+    if not pairs:
+        return found
+    return found | {"modules": [_delta(name, down, up, scale) for name, down, up, scale in pairs]}
 
 
 def _headers(files: list[Path]) -> dict[str, tuple[str, list[int]]]:
@@ -122,20 +133,23 @@ def _pairs(tensors: dict[str, Tensor], folder: Path) -> Iterator[tuple[str, Tens
 
 
 def _pair(key: str, down: Tensor, up: Tensor, config: LoraConfig) -> dict[str, Any]:
+    name = key.removeprefix("base_model.model.")
+    r, alpha = rank_and_alpha(name, config)
+    return _delta(name, down, up, scaling(r, alpha, config.use_rslora))
+
+
+def _delta(name: str, down: Tensor, up: Tensor, scale: float) -> dict[str, Any]:
     """Scale, size and effective rank of `scale * B A`, from r-by-r products: the full matrix is never formed.
 
     The effective rank is the exponential of the entropy of the normalised singular values (Roy & Vetterli 2007).
     """
-    name = key.removeprefix("base_model.model.")
-    r, alpha = rank_and_alpha(name, config)
-    scale = scaling(r, alpha, config.use_rslora)
     left, right = torch.linalg.qr(up.double()).R, torch.linalg.qr(down.double().t()).R
     singular = scale * torch.linalg.svdvals(left @ right.t())
     share = singular / singular.sum().clamp_min(1e-300)
     entropy = -(share * share.clamp_min(1e-300).log()).sum()
     return {
         "module": name,
-        "r": r,
+        "r": down.shape[0],
         "scale": scale,
         "norm": float(singular.norm()),
         "effective_rank": float(entropy.exp()) if singular.sum() > 0 else 0.0,

@@ -7,10 +7,10 @@ import typer
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A run, an adapter, or a model.")],
+    path: Annotated[Path, typer.Argument(help="A run, an adapter, a model, or a GGUF file.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Say what a folder holds, without loading a model."""
+    """Say what lies at a path, without loading a model."""
     from lorica.cli.terminal import print_json
     from lorica.inspection import inspect as look
 

@@ -1,5 +1,6 @@
 """The README.md beside an export: what it is, what it was made from, what was measured."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ def write_card(source: Source, folder: Path, use: str, library: str) -> Path:
     """Write the model card; `use` is how to load the export, `library` who reads it."""
     head = [
         "---",
-        f"base_model: {source.base_name}",
+        f"base_model: {json.dumps(source.base_name)}",
         f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags:",

@@ -1,0 +1,75 @@
+"""What is in a GGUF file, from its header: a model, or an adapter."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lorica.gguf.metadata import Metadata
+from lorica.gguf.read import TensorInfo
+from lorica.gguf.split import GgufModel, open_model
+from lorica.quant import codec_of_type
+
+DOWN, UP = ".lora_a", ".lora_b"
+SAID = {
+    "general.name": "name",
+    "general.license": "license",
+    "general.base_model.0.name": "base",
+    "general.file_type": "file_type",
+}
+
+
+def inspect_gguf(path: Path) -> tuple[dict[str, Any], list[tuple[str, Tensor, Tensor, float]]]:
+    """What the file says and holds, and of an adapter its pairs: (tensor, A, B, scale) with the delta scale * B A.
+
+    Raises ValueError for a file that is damaged or no GGUF file, and an adapter with half a pair.
+    """
+    file = open_model(path)
+    said = {name: file.metadata[key].content for key, name in SAID.items() if key in file.metadata}
+    adapter = file.metadata.text("general.type", "model") == "adapter"
+    architecture = file.metadata.text("general.architecture", "unknown")
+    kinds: dict[str, dict[str, int]] = {}
+    for info in file.tensors.values():
+        kind = kinds.setdefault(info.type.name, {"tensors": 0, "bytes": 0})
+        kind["tensors"] += 1
+        kind["bytes"] += info.size
+    found = {
+        "kind": "gguf",
+        "holds": "adapter" if adapter else "model",
+        "architecture": architecture,
+        **{name: value for name, value in said.items() if isinstance(value, str | int)},
+        "parameters": sum(math.prod(info.shape) for info in file.tensors.values()),
+        "tensors": len(file.tensors),
+        "types": kinds,
+        "bytes": sum(opened.path.stat().st_size for opened in file.files),
+    }
+    return (found, list(_pairs(file))) if adapter else (found | _model(file.metadata, architecture), [])
+
+
+def _model(metadata: Metadata, architecture: str) -> dict[str, Any]:
+    sizes = {"layers": "block_count", "hidden_size": "embedding_length", "longest": "context_length"}
+    known = {name: metadata.integer(f"{architecture}.{key}", 0) or None for name, key in sizes.items()}
+    return known | {
+        "vocabulary": len(metadata.texts("tokenizer.ggml.tokens", [])) or None,
+        "tokenizer": metadata.text("tokenizer.ggml.model", "none"),
+        "pre_tokenizer": metadata.text("tokenizer.ggml.pre", "none"),
+        "chat_template": "tokenizer.chat_template" in metadata,
+    }
+
+
+def _pairs(file: GgufModel) -> list[tuple[str, Tensor, Tensor, float]]:
+    alpha, pairs = file.metadata.number("adapter.lora.alpha", 0.0), []
+    for name in file.tensors:
+        if name.endswith(DOWN):
+            stem = name.removesuffix(DOWN)
+            if stem + UP not in file.tensors:
+                raise ValueError(f"{file.path} has {name} but no {stem + UP}; the adapter is incomplete.")
+            down, up = _values(file, file.tensors[name]), _values(file, file.tensors[stem + UP])
+            down = down.t() if stem.startswith("token_embd.") else down  # stored by rows of tokens
+            pairs.append((stem, down, up, alpha / up.shape[1] if alpha else 1.0))
+    return pairs
+
+
+def _values(file: GgufModel, info: TensorInfo) -> Tensor:
+    return codec_of_type(info.type.id).unpack(file.rows(info.name))
