@@ -38,9 +38,10 @@ def export_command(
     from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
     from lorica.exporting import export
     from lorica.exporting.terminal import print_export
+    from lorica.training.interrupt import termination_raised
 
     quiet_libraries()
-    with TerminalWatcher() as watcher:
+    with termination_raised(), TerminalWatcher() as watcher:
         result = export(
             path,
             to,

@@ -30,9 +30,10 @@ def quantize_command(
 
     from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
     from lorica.exporting.quantise import quantise
+    from lorica.training.interrupt import termination_raised
 
     quiet_libraries()
-    with TerminalWatcher() as watcher:
+    with termination_raised(), TerminalWatcher() as watcher:
         result = quantise(
             model,
             type_name,

@@ -4,6 +4,7 @@ All numbers compare distributions over the next token at the same positions: `kl
 nats a token, and `kl_of_base` the same of the untouched base, which is what losing the whole fine-tune would cost.
 """
 
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from lorica.exporting.comparing import agreement, divergence, largest_difference
 from lorica.exporting.probes import Probes, find_probes
 from lorica.exporting.source import Source, open_trained
 from lorica.exporting.survival import HOLDS, Survival, overall, survival_of, surviving_types
+from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.models import load
 from lorica.run.prepare import metric_names, tokens_per_microbatch
@@ -24,6 +26,7 @@ from lorica.run.reopen import Opened
 from lorica.run.watch import Watcher
 
 METRIC_ROWS = 50
+SMALL = 1 << 28  # parameters that fit in fp32 anywhere
 EXACT_SHARE = 0.01  # of the fine-tune's own effect: what rounding in the computation may take of an exact export
 
 
@@ -64,18 +67,18 @@ class _Measured:
     metrics: dict[str, float]
 
 
-def prove(source: Source, written: Written, watcher: Watcher) -> Proof:
+def prove(source: Source, weights: Weights, written: Written, watcher: Watcher) -> Proof:
     """Run what was written beside what was trained. The two are in memory one after the other.
 
     Raises ValueError if what was written cannot be opened, or holds values that are not finite.
     """
-    weights = [survival_of(weight) for weight in written.weights()]
-    dtype = "fp32" if not torch.cuda.is_available() else "auto"
+    survivals = [survival_of(weight) for weight in written.weights()]
+    dtype = _precision(weights)
     base_logits, tuned, probes = _reference(source, dtype, watcher)
     opened = written.reopen(dtype)
     exported = _measure(opened, probes, watcher, "running the export")
     del opened
-    survival, noise = overall(weights)
+    survival, noise = overall(survivals)
     kl, kl_of_base = divergence(tuned.logits, exported.logits), divergence(tuned.logits, base_logits)
     reasons = _reasons(survival, kl, kl_of_base, written.exact)
     return Proof(
@@ -86,13 +89,22 @@ def prove(source: Source, written: Written, watcher: Watcher) -> Proof:
         delta_survival=survival,
         noise=noise,
         metric_change={name: exported.metrics[name] - value for name, value in tuned.metrics.items()},
-        weights=weights,
+        weights=survivals,
         tokens=sum(len(probe.positions) for probe in probes.probes),
         rows=len(probes.probes),
         reasons=reasons,
         survives_as=surviving_types(written.weights()) if reasons and not written.exact else [],
         notes=probes.notes,
     )
+
+
+def _precision(weights: Weights) -> str:
+    """fp32, in which only the export's own rounding shows, where a processor has the memory for it."""
+    if torch.cuda.is_available():
+        return "auto"
+    values = sum(parameter.numel() for parameter in weights.skeleton.model.parameters())
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
+    return "fp32" if 1.5 * 4 * values < free or values < SMALL else "auto"
 
 
 def _reasons(survival: float, kl: float, kl_of_base: float, exact: bool) -> list[str]:

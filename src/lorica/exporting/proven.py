@@ -70,7 +70,7 @@ def export(
         written = target.write(
             source, weights, aside, options, lambda done, total: watcher.stage("writing tensors", done, total)
         )
-        found = prove(source, written, watcher) if proof else None
+        found = prove(source, weights, written, watcher) if proof else None
         write_card(source, aside, target.use, target.library)
         files = sorted([*(file.name for file in written.files), "README.md", MARK])
         result = ExportResult(str(folder), to, files, found, written.notes)
