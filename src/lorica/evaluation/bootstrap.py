@@ -62,7 +62,7 @@ def paired_interval(
         return Interval(None, pairs=pairs, reason="the score is not a finite number on one side")
     if pairs == 1:
         return Interval(difference, pairs=1, reason="an interval needs more than one row")
-    changes = np.concatenate([score(c @ after) - score(c @ before) for c in _resampled_counts(pairs, resamples, seed)])
+    changes = np.concatenate([score(c @ after) - score(c @ before) for c in resampled_counts(pairs, resamples, seed)])
     low, high = np.nanquantile(changes, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(difference, float(low), float(high), pairs)
 
@@ -90,7 +90,7 @@ def sum_by_cluster(statistics: np.ndarray, clusters: np.ndarray) -> np.ndarray:
     return summed
 
 
-def _resampled_counts(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resampled_counts(rows: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each row occurs in each resample, (chunk, rows) float64, in chunks of bounded memory."""
     generator = np.random.default_rng(seed)
     chunk = max(1, 2_000_000 // rows)

@@ -67,6 +67,8 @@ def execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watch
     _save(prepared, subject, run)
     assert subject.frozen_checksum() == frozen, "the frozen weights changed in training"
     after = _measure(prepared, subject, watcher) if before is not None else None
+    if after is not None:
+        write_json(run.after, after.to_dict())
     return _finish(prepared, subject, run, progress, before, after)
 
 

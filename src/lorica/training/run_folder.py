@@ -1,7 +1,7 @@
 """A run is a folder: everything about it is in files there, and only one process trains into it.
 
 `config.yaml` (resolved, with the origin of every value), `receipt.json` (hashes, versions, machine), `metrics.jsonl`,
-`before.json` (the untouched base, measured), `checkpoints/`, `adapter/` (PEFT's format) or `model/`, `report.json`,
+`before.json` and `after.json` (the untouched base and the result, measured row by row), `checkpoints/`, `adapter/` (PEFT's format) or `model/`, `report.json`,
 `report.html`.
 """
 
@@ -26,6 +26,7 @@ class RunFolder:
         self.receipt = self.path / "receipt.json"
         self.metrics = self.path / "metrics.jsonl"
         self.before = self.path / "before.json"
+        self.after = self.path / "after.json"
         self.checkpoints = self.path / "checkpoints"
         self.adapter = self.path / "adapter"
         self.model = self.path / "model"

@@ -1,0 +1,152 @@
+"""A comparison of ways to fine-tune on the same rows: LoRA, LoRA on packed bases, full fine-tuning.
+
+First every method is run at a few learning rates with one seed, then at its best one with the other seeds. Everything
+is in files: `comparison.yaml` (what all runs share), `methods.json` (what is compared), `runs/NAME/` (the runs, each like
+any other), `comparison.json` and `comparison.html` (the result).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorica import config as configuration
+from lorica.comparing.methods import Method, Planned, method_of, planned, rates
+from lorica.comparing.page import render_page
+from lorica.comparing.runs import Command, Finished, RunFailed, run
+from lorica.comparing.table import rows
+from lorica.config import Resolved, to_yaml
+from lorica.files import read_json, write_atomically, write_json
+from lorica.models.facts import model_facts
+from lorica.run.watch import Watcher
+from lorica.training.interrupt import Interrupted
+
+CONFIG, CALL, RESULT, PAGE, RUNS = (
+    "comparison.yaml",
+    "methods.json",
+    "comparison.json",
+    "comparison.html",
+    "runs",
+)
+METHODS = ("lora", "nf4", "full")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`rows` are the methods, the best first; `best` is the first of them."""
+
+    path: str
+    rows: list[dict[str, Any]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"path": self.path, "rows": self.rows, "best": self.rows[0]}
+
+
+def compare(
+    config: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    methods: Sequence[str] = METHODS,
+    seeds: int = 3,
+    out: str | Path = "runs/comparison",
+    resume: str | Path | None = None,
+    watcher: Watcher | None = None,
+    command: Command | None = None,
+    values_origin: str = "Python",
+    **values: Any,
+) -> Comparison:
+    """Train every method at a third, once and three times its default learning rate, and the best of them with several
+    seeds.
+
+    Args:
+        config, overrides, values: as for `lorica.train`; `method`, `model.weights`, `train.lr`, `train.seed` and `out`
+            are the comparison's to set.
+        methods: `lora`, `full`, and packed forms of the base (`nf4`, `q8_0`, `q4_k_m` ...) that an adapter is trained on.
+        resume: the folder of a comparison to go on with, in place of everything else.
+        command: runs `lorica` with arguments and returns its exit code; a process each where none is given.
+
+    Raises ValueError for anything wrong with the input, `RunFailed` where a run does not finish, `Interrupted` after a
+    signal; finished runs are kept.
+    """
+    watcher = watcher or Watcher()
+    if resume is not None:
+        folder = Path(resume)
+        if not (folder / CALL).is_file():
+            raise ValueError(f"{folder} holds no comparison to resume (no {CALL}); give the folder of one.")
+        call = read_json(folder / CALL)
+        resolved = configuration.load(folder / CONFIG)
+        return _Comparing(folder, resolved, call["methods"], call["seeds"], watcher, command).run()
+    resolved = configuration.load(config, list(overrides), values or None, values_origin)
+    _check(resolved, methods, seeds)
+    folder = Path(out)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty. Go on with --resume {folder}, or give another out.")
+    comparing = _Comparing(folder, resolved, methods, seeds, watcher, command)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / CONFIG, to_yaml(resolved).encode())
+    write_json(folder / CALL, {"methods": list(methods), "seeds": seeds})
+    return comparing.run()
+
+
+class _Comparing:
+    def __init__(
+        self,
+        folder: Path,
+        resolved: Resolved,
+        methods: Sequence[str],
+        seeds: int,
+        watcher: Watcher,
+        command: Command | None,
+    ) -> None:
+        self.folder, self.watcher, self.command = folder, watcher, command
+        self.resolved = resolved
+        self.methods = [method_of(name) for name in methods]
+        self.seeds = [resolved.config.train.seed + number for number in range(seeds)]
+        facts = model_facts(resolved.config.model.path, resolved.config.model.revision)
+        self.rates = {method.name: rates(facts.hidden_size, facts.model_type, method) for method in self.methods}
+        for method in self.methods:  # every configuration is checked before the first run
+            self._planned(method, self.rates[method.name][0], self.seeds[0])
+
+    def run(self) -> Comparison:
+        tried = {m.name: [self._run(m, lr, self.seeds[0]) for lr in self.rates[m.name]] for m in self.methods}
+        chosen: dict[str, list[Finished]] = {}
+        for method in self.methods:
+            best = min(tried[method.name], key=lambda finished: finished.loss)
+            others = [self._run(method, best.plan.lr, seed) for seed in self.seeds[1:]]
+            chosen[method.name] = [best, *others]
+        found = Comparison(str(self.folder), rows(tried, chosen))
+        write_json(self.folder / RESULT, found.to_dict())
+        write_atomically(self.folder / PAGE, render_page(found.to_dict()).encode())
+        return found
+
+    def _planned(self, method: Method, lr: float, seed: int) -> Planned:
+        return planned(self.resolved, method, lr, seed, str(self.folder / RUNS))
+
+    def _run(self, method: Method, lr: float, seed: int) -> Finished:
+        plan = self._planned(method, lr, seed)
+        self.watcher.notice(f"{method.name}, learning rate {lr:.3g}, seed {seed}")
+        try:
+            finished = run(plan, self.folder / RUNS / plan.name, self.command)
+        except KeyboardInterrupt:
+            raise Interrupted(self.folder, None, 2, "compare") from None
+        except RunFailed as failed:
+            if failed.code > 128:
+                raise Interrupted(self.folder, None, failed.code - 128, "compare") from None
+            raise
+        self.watcher.notice(f"held-out loss {finished.loss:.4f}")
+        return finished
+
+
+def _check(resolved: Resolved, methods: Sequence[str], seeds: int) -> None:
+    if len(methods) < 2 or len(set(methods)) < len(methods):
+        raise ValueError(f"a comparison takes two methods or more, each once; got {', '.join(methods) or 'none'}.")
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; expected at least 1.")
+    ours = ("method", "model.weights", "train.lr", "train.seed", "out")
+    given = [key for key in ours if key != "train.seed" and resolved.given(key)]
+    if given:
+        raise ValueError(f"{given[0]} is the comparison's to set; leave it out of its configuration.")
+    if not resolved.config.evaluate.enabled:
+        raise ValueError("a comparison is made on held-out rows; leave evaluate.enabled on.")

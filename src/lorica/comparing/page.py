@@ -1,0 +1,54 @@
+"""`comparison.html`: the table, the learning rates that were tried, and the training curves, as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from lorica.evaluation.charts import Series, line_chart, smoothed, thinned
+from lorica.evaluation.quantities import duration, memory, quantity
+
+
+def render_page(result: Mapping[str, Any]) -> str:
+    """The page of a finished comparison, every text escaped."""
+    environment = Environment(
+        loader=PackageLoader("lorica.comparing", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        result=result,
+        metrics=list(result["rows"][0]["metrics"]),
+        charts=[(row["name"], curve(row)) for row in result["rows"]],
+        share=share,
+        duration=duration,
+        memory=memory,
+        quantity=quantity,
+    )
+
+
+def curve(row: Mapping[str, Any]) -> Markup:
+    """The training loss of a method's first seed."""
+    points = thinned([(float(step), float(loss)) for step, loss in row["curve"]])
+    trend = smoothed(points) if len(points) > 8 else points
+    return line_chart(
+        [Series("training loss per step", "raw", points), Series("smoothed", "smooth", trend)],
+        "optimiser step",
+        "loss (nats per token)",
+        height=200,
+    )
+
+
+def share(row: Mapping[str, Any]) -> str:
+    """The share of full fine-tuning's improvement, in words."""
+    found = row["share_of_full"]
+    if found is None:
+        return ""
+    if found["share"] is None:
+        return str(found["reason"])
+    return f"{found['share']:.1%} ({found['low']:.1%} … {found['high']:.1%})"
