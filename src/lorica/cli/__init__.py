@@ -15,6 +15,7 @@ import typer
 from lorica.cli import (
     adapters,
     chat,
+    compare,
     config,
     data,
     demo,
@@ -46,6 +47,7 @@ app.command("export")(export.export_command)
 app.command("quantize")(quantize.quantize_command)
 app.command("inspect")(inspect.inspect)
 app.command("doctor")(doctor.doctor)
+app.command("compare")(compare.compare_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("demo")(demo.demo)
 app.add_typer(adapters.app, name="adapters")

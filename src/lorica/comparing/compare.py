@@ -1,8 +1,8 @@
 """A comparison of ways to fine-tune on the same rows: LoRA, LoRA on packed bases, full fine-tuning.
 
 First every method is run at a few learning rates with one seed, then at its best one with the other seeds. Everything
-is in files: `comparison.yaml` (what all runs share), `methods.json` (what is compared), `runs/NAME/` (the runs, each like
-any other), `comparison.json` and `comparison.html` (the result).
+is in files: `comparison.yaml` (what all runs share), `methods.json` (what is compared), `runs/NAME/` (the runs, each
+like any other), `comparison.json` and `comparison.html` (the result).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lorica.comparing.runs import Command, Finished, RunFailed, run
 from lorica.comparing.table import rows
 from lorica.config import Resolved, to_yaml
 from lorica.files import read_json, write_atomically, write_json
-from lorica.models.facts import model_facts
+from lorica.models.facts import width_and_type
 from lorica.run.watch import Watcher
 from lorica.training.interrupt import Interrupted
 
@@ -63,7 +63,7 @@ def compare(
     Args:
         config, overrides, values: as for `lorica.train`; `method`, `model.weights`, `train.lr`, `train.seed` and `out`
             are the comparison's to set.
-        methods: `lora`, `full`, and packed forms of the base (`nf4`, `q8_0`, `q4_k_m` ...) that an adapter is trained on.
+        methods: `lora`, `full`, and packed forms of the base (`nf4`, `q8_0`, `q4_k_m` ...) to train an adapter on.
         resume: the folder of a comparison to go on with, in place of everything else.
         command: runs `lorica` with arguments and returns its exit code; a process each where none is given.
 
@@ -104,8 +104,8 @@ class _Comparing:
         self.resolved = resolved
         self.methods = [method_of(name) for name in methods]
         self.seeds = [resolved.config.train.seed + number for number in range(seeds)]
-        facts = model_facts(resolved.config.model.path, resolved.config.model.revision)
-        self.rates = {method.name: rates(facts.hidden_size, facts.model_type, method) for method in self.methods}
+        width, kind = width_and_type(resolved.config.model.path, resolved.config.model.revision)
+        self.rates = {method.name: rates(width, kind, method) for method in self.methods}
         for method in self.methods:  # every configuration is checked before the first run
             self._planned(method, self.rates[method.name][0], self.seeds[0])
 

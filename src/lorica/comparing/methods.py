@@ -51,7 +51,7 @@ def planned(resolved: Resolved, method: Method, lr: float, seed: int, out: str) 
 
 def rates(hidden_size: int, model_type: str, method: Method, factors: Sequence[float] = FACTORS) -> list[float]:
     """Around the rule's learning rate, rounded to three digits, the lowest first."""
-    rule, _ = default_learning_rate(hidden_size, model_type, FULL if method.is_full else "lora")
+    rule, _ = default_learning_rate(hidden_size, model_type, "full" if method.is_full else "lora")
     return [float(f"{min(rule * factor, 1.0):.3g}") for factor in sorted(factors)]
 
 

@@ -36,7 +36,9 @@ def _row(
         "loss_by_seed": {str(run.plan.seed): run.loss for run in runs},
         "base_loss": runs[0].report["before"]["loss"],
         "metrics": _mean([run.report["after"]["metrics"] for run in runs]),
-        "forgetting": _mean([run.report["forgetting"].get("differences", {}) for run in runs if run.report["forgetting"]]),
+        "forgetting": _mean(
+            [run.report["forgetting"].get("differences", {}) for run in runs if run.report["forgetting"]]
+        ),
         "share_of_full": None if full is None or name == FULL else share_of_improvement(runs, full),
         "trainable_parameters": runs[0].report["trainable_parameters"],
         "seconds": fmean(m["seconds"] for m in measured),

@@ -50,6 +50,25 @@ def read_facts(name: str, revision: str | None = None, tokenizer: str | None = N
     return ModelFacts(words, sorted(stops), getattr(text, "vocab_size", None), longest)
 
 
+def width_and_type(name: str, revision: str | None = None) -> tuple[int, str]:
+    """The hidden size of a model and transformers' name of its kind, from its config or GGUF header alone.
+
+    Raises:
+        ValueError: there is no such model, or it has no config that transformers can read.
+    """
+    file = gguf_file(name, revision)
+    if file is not None:
+        opened = open_model(file)
+        config = read_config(opened.metadata, opened.tensors, opened.values)
+    else:
+        folder = model_folder(name, revision)
+        found = _config(folder)
+        if found is None:
+            raise ValueError(f"{folder} has no config.json; it is no transformers model directory.")
+        config = found.get_text_config()
+    return int(config.hidden_size), str(config.model_type)
+
+
 def _gguf_facts(file: GgufModel, tokenizer: str | None) -> ModelFacts:
     words = gguf_tokenizer(file, tokenizer)
     ends = {*stop_ids(file.metadata), words.eos_token_id} - {None}

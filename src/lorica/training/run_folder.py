@@ -1,8 +1,8 @@
 """A run is a folder: everything about it is in files there, and only one process trains into it.
 
 `config.yaml` (resolved, with the origin of every value), `receipt.json` (hashes, versions, machine), `metrics.jsonl`,
-`before.json` and `after.json` (the untouched base and the result, measured row by row), `checkpoints/`, `adapter/` (PEFT's format) or `model/`, `report.json`,
-`report.html`.
+`before.json` and `after.json` (the untouched base and the result, measured row by row), `checkpoints/`, `adapter/`
+(PEFT's format) or `model/`, `report.json`, `report.html`.
 """
 
 import json

@@ -1,0 +1,61 @@
+"""`lorica compare`: ways to fine-tune beside each other."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lorica.cli.completion import complete_setting
+from lorica.cli.train import one_or_many, split_arguments
+
+
+def compare_command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG] [section.key=value]...",
+            help="A YAML or JSON file, and settings that all runs share.",
+            autocompletion=complete_setting,
+        ),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Directory of a transformers model, or a hub id.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="File of rows; may be given again.")] = None,
+    methods: Annotated[str, typer.Option(help="lora, full, and packed bases such as nf4 or q4_k_m.")] = "lora,nf4,full",
+    seeds: Annotated[int, typer.Option(help="Runs of each method at its best learning rate.")] = 3,
+    out: Annotated[str, typer.Option(help="Folder of the comparison.")] = "runs/comparison",
+    resume: Annotated[Path | None, typer.Option(help="Go on with the comparison in this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Compare LoRA, LoRA on packed bases and full fine-tuning on the same rows, each at its best learning rate.
+
+    \b
+    lorica compare config.yaml --methods lora,q4_k_m,full --seeds 3
+    lorica compare --resume runs/comparison
+    """
+    from rich.console import Console
+
+    from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
+    from lorica.comparing import compare
+    from lorica.comparing.terminal import print_comparison
+    from lorica.training.interrupt import Interrupted
+
+    path, overrides = split_arguments(arguments or [])
+    values: dict[str, Any] = {"model": model, "data": one_or_many(data)}
+    given = {key: value for key, value in values.items() if value is not None}
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    quiet_libraries()
+    watcher = TerminalWatcher()  # whose bars are drawn by the runs themselves
+    try:
+        result = compare(
+            path, overrides, methods=names, seeds=seeds, out=out, resume=resume, watcher=watcher,
+            values_origin="command line", **given,
+        )  # fmt: skip
+    except Interrupted as stop:
+        watcher.notice(str(stop))
+        if as_json:
+            print_json({"error": str(stop), "run": str(stop.run)})
+        raise typer.Exit(128 + stop.signal) from None
+    if as_json:
+        print_json(result.to_dict())
+    else:
+        print_comparison(result.to_dict(), Console())

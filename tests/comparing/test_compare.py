@@ -1,0 +1,130 @@
+"""Comparisons over a tiny base: what is run, what the table says of it, and how it goes on after a stop."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bases import sums, write_base, write_rows
+from lorica.cli import run as run_command
+from lorica.comparing import compare
+from lorica.comparing.compare import METHODS
+from lorica.comparing.methods import method_of, rates
+from lorica.comparing.runs import RunFailed
+from lorica.config import default_learning_rate
+from lorica.evaluation.evaluation import Evaluation
+from lorica.training.interrupt import Interrupted
+from lorica.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> dict[str, Any]:
+    return {
+        "model": str(write_base(tmp_path / "base")),
+        "data": str(write_rows(tmp_path / "rows.jsonl", sums(60))),
+        "lora": {"r": 4, "alpha": 6},
+        "train": {"steps": 4, "batch_size": 4},
+        "evaluate": {"held_out": 0.2, "samples": 0},
+        "system": {"cache": str(tmp_path / "cache"), "device": "cpu"},
+    }
+
+
+class InThisProcess:
+    """Runs commands here, which is quicker than a process each, and remembers them. The run numbered `fails` ends with
+    `code` before it began."""
+
+    def __init__(self, fails: int = -1, code: int = 1) -> None:
+        self.commands: list[list[str]] = []
+        self.fails, self.code = fails, code
+
+    def __call__(self, arguments: list[str]) -> int:
+        self.commands.append(arguments)
+        if len(self.commands) - 1 == self.fails:
+            return self.code
+        return run_command([*arguments, "--json"])
+
+
+def test_each_method_at_its_best_rate_with_several_seeds(base: dict[str, Any], tmp_path: Path) -> None:
+    command = InThisProcess()
+    found = compare(methods=["lora", "full"], seeds=2, out=tmp_path / "out", command=command, **base)
+    assert len(command.commands) == 2 * 3 + 2
+    rows = {row["name"]: row for row in found.rows}
+    for name, row in rows.items():
+        losses = list(row["lr_curve"].values())
+        expected = default_learning_rate(24, "llama", "full" if name == "full" else "lora")[0]
+        assert sorted(map(float, row["lr_curve"])) == pytest.approx([expected / 3, expected, expected * 3], rel=5e-3)
+        assert row["settings"]["train.lr"] == pytest.approx(float(min(row["lr_curve"], key=row["lr_curve"].get)))
+        assert row["loss_by_seed"]["0"] == min(losses) and len(row["loss_by_seed"]) == 2
+        assert row["loss"] == pytest.approx(sum(row["loss_by_seed"].values()) / 2)
+        assert row["bytes_stored"] > 0 and row["seconds"] > 0
+    assert rows["full"]["share_of_full"] is None and rows["full"]["bytes_stored"] > rows["lora"]["bytes_stored"]
+    assert [row["loss"] for row in found.rows] == sorted(row["loss"] for row in found.rows)
+    assert json.loads((tmp_path / "out/comparison.json").read_text())["best"]["name"] == found.rows[0]["name"]
+    assert "<td>lora</td>" in (tmp_path / "out/comparison.html").read_text()
+
+
+@pytest.mark.slow
+def test_the_share_is_of_the_fall_in_loss(base: dict[str, Any], tmp_path: Path) -> None:
+    base["train"] = {"steps": 30, "batch_size": 8}
+    found = compare(methods=["lora", "full"], seeds=1, out=tmp_path / "out", command=InThisProcess(), **base)
+    rows = {row["name"]: row for row in found.rows}
+    share = rows["lora"]["share_of_full"]
+    fall = {name: row["base_loss"] - row["loss"] for name, row in rows.items()}
+    assert share["share"] == pytest.approx(fall["lora"] / fall["full"], rel=1e-6)
+    assert share["low"] < share["share"] < share["high"]
+    # By hand, over other resamples of the same rows.
+    sides = {name: RunFolder(row["runs"][0]) for name, row in rows.items()}
+    before = Evaluation.from_dict(json.loads(sides["lora"].before.read_text())).scores
+    after = {name: Evaluation.from_dict(json.loads(run.after.read_text())).scores for name, run in sides.items()}
+    assert before is not None and after["lora"] is not None and after["full"] is not None
+    drawn = np.random.default_rng(7).integers(0, len(before.weights), (1000, len(before.weights)))
+    losses = [s.loss_sums[drawn].sum(1) / s.weights[drawn].sum(1) for s in (before, after["lora"], after["full"])]
+    low, high = np.quantile((losses[0] - losses[1]) / (losses[0] - losses[2]), [0.025, 0.975])
+    assert [share["low"], share["high"]] == pytest.approx([low, high], abs=0.25 * (high - low))
+
+
+def test_a_run_that_fails_or_is_stopped_and_goes_on(base: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"lora-lr.*exit code 1.*lorica compare --resume"):
+        compare(methods=["lora", "full"], seeds=1, out=tmp_path / "out", command=InThisProcess(2), **base)
+    with pytest.raises(Interrupted, match="lorica compare --resume"):
+        compare(resume=tmp_path / "out", command=InThisProcess(1, code=130))
+    rest = InThisProcess()
+    found = compare(resume=tmp_path / "out", command=rest)
+    assert len(rest.commands) == 6 - 2 - 1 and len(found.rows) == 2
+    again = InThisProcess()
+    assert compare(resume=tmp_path / "out", command=again).rows == found.rows and not again.commands
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"methods": ["lora"]}, "two methods"),
+        ({"methods": ["lora", "lora"]}, "each once"),
+        ({"methods": ["lora", "q9_z"]}, "weights"),
+        ({"seeds": 0}, "at least 1"),
+        ({"overrides": ["train.lr=1e-3"]}, "train.lr is the comparison's"),
+        ({"overrides": ["method=full"]}, "method is the comparison's|has no effect"),
+    ],
+)
+def test_comparisons_that_cannot_be(options: dict[str, Any], told: str, base: dict[str, Any], tmp_path: Path) -> None:
+    command = InThisProcess()
+    with pytest.raises(ValueError, match=told):
+        compare(**{"methods": ["lora", "full"], "out": tmp_path / "out", "command": command, **base, **options})
+    assert not command.commands and not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_taken_or_holds_none(base: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not empty"):
+        compare(methods=["lora", "full"], out=tmp_path / "taken", **base)
+    with pytest.raises(ValueError, match="holds no comparison"):
+        compare(resume=tmp_path / "taken")
+
+
+def test_rates_and_methods() -> None:
+    assert method_of("q4_k_m").settings == ("model.weights=q4_k_m",) and method_of("lora").settings == ()
+    assert rates(2000, "llama", method_of("full")) == [1.67e-05, 5e-05, 0.00015]
+    assert set(METHODS) == {"lora", "nf4", "full"}
