@@ -6,21 +6,11 @@ earlier reasoning, say) breaks that continuity, and such a turn gets a text of i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from lorica.data.findings import Findings
-from lorica.data.layout import Place, locate
+from lorica.data.layout import Served, joined, locate
 from lorica.data.messages import Conversation, Message
 from lorica.data.template import ChatTemplate
-from lorica.data.turns import WRITTEN, Turn, serve
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A text that a server would see and generate, and the trained turns in it."""
-
-    text: str
-    turns: list[Place]
+from lorica.data.turns import WRITTEN, serve
 
 
 def served(template: ChatTemplate, conversation: Conversation, findings: Findings) -> list[Served]:
@@ -38,8 +28,16 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
             conversation.source,
             "No server generates a turn before any message, so it is context and not trained.",
         )
-    located = locate(template, conversation, findings) if len(wanted) > 1 else None
-    texts = [_chosen(located, wanted)] if located else _turn_by_turn(template, conversation, wanted, findings)
+    texts = locate(template, conversation, wanted, findings) if wanted else []
+    if texts is None:
+        texts = joined(serve(template, conversation, index, findings) for index in wanted)
+    if len(texts) > 1:
+        findings.add(
+            "history is rendered differently",
+            conversation.source,
+            "The template writes earlier turns differently from how they were generated, so each turn is trained as an "
+            "example of its own, as the server sees it.",
+        )
     for text in texts:
         for turn in text.turns:
             _note_content(conversation, turn.index, text.text[turn.start : turn.end], findings)
@@ -49,36 +47,6 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
 def trained(conversation: Conversation, index: int) -> bool:
     """Whether message `index` is an assistant turn of which something is trained."""
     return conversation.messages[index]["role"] == "assistant" and conversation.weights[index] != 0.0
-
-
-def _chosen(located: tuple[str, list[Place]], wanted: list[int]) -> Served:
-    text, turns = located
-    chosen = [turn for turn in turns if turn.index in set(wanted)]
-    return Served(text[: chosen[-1].end], chosen)
-
-
-def _turn_by_turn(
-    template: ChatTemplate, conversation: Conversation, wanted: list[int], findings: Findings
-) -> list[Served]:
-    texts: list[Served] = []
-    for index in wanted:
-        turn = serve(template, conversation, index, findings)
-        if texts and turn.prompt.startswith(texts[-1].text):
-            texts[-1] = Served(turn.text, [*texts[-1].turns, _place(turn)])
-        else:
-            texts.append(Served(turn.text, [_place(turn)]))
-    if len(texts) > 1:
-        findings.add(
-            "history is rendered differently",
-            conversation.source,
-            "The template writes earlier turns differently from how they were generated, so each turn is trained as an "
-            "example of its own, as the server sees it.",
-        )
-    return texts
-
-
-def _place(turn: Turn) -> Place:
-    return Place(turn.index, len(turn.prompt), len(turn.text), turn.ending)
 
 
 def _note_controls(template: ChatTemplate, conversation: Conversation, findings: Findings) -> None:

@@ -12,14 +12,15 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Environment, Template, TemplateError
 
 from lorica.data.messages import Conversation, Message
 
@@ -74,16 +75,20 @@ class ChatTemplate:
         self.controls = _any_of(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
         self._time_limit = time_limit
+        self._compile: Callable[[str], Template] = _compile_as_served
         self._compiled: dict[bool, Template] = {}
-        self.layouts: dict[str, object] = {}  # what layout.py has learned of the template, by outline
+        self.learned: dict[str, Any] = {}  # by others, who learn how it lays out conversations
 
     @cached_property
-    def watched(self) -> list[str]:
-        """What the template may look for inside messages: its string constants that are no words and no punctuation."""
-        compiled = self._template(tools=False)
-        constants = (node.value for node in compiled.environment.parse(self._source(False)).find_all(nodes.Const))
-        texts = {text.strip() for text in constants if isinstance(text, str)}
-        return sorted(text for text in texts if re.search(r"[^\W_]", text) and re.search(r"[^\w\s]", text))
+    def environment(self) -> Environment:
+        """Jinja's, as the server has it."""
+        return _compile_as_served("").environment
+
+    def compiled_by(self, compile: Callable[[str], Template]) -> ChatTemplate:
+        """The same template, compiled by another function than the server's."""
+        other = copy(self)
+        other._compile, other._compiled = compile, {}
+        return other
 
     def prepared(self, conversation: Conversation) -> Conversation:
         """The conversation as transformers hands it to a template: plain values, no nulls, reasoning by each name."""
@@ -122,10 +127,8 @@ class ChatTemplate:
 
     def _template(self, tools: bool) -> Template:
         """Compiled; a tokenizer may have a template of its own for conversations with tools."""
-        from transformers.utils.chat_template_utils import _compile_jinja_template
-
         if tools not in self._compiled:
-            self._compiled[tools] = _compile_jinja_template(self._source(tools))
+            self._compiled[tools] = self._compile(self._source(tools))
         return self._compiled[tools]
 
     def _source(self, tools: bool) -> str:
@@ -139,6 +142,13 @@ class ChatTemplate:
             return self._render(conversation, [_with_textual_arguments(message) for message in messages], generate)
         except REFUSALS:
             raise _refusal(conversation, error) from error
+
+
+def _compile_as_served(source: str) -> Template:
+    from transformers.utils.chat_template_utils import _compile_jinja_template
+
+    compiled: Template = _compile_jinja_template(source)
+    return compiled
 
 
 @contextmanager

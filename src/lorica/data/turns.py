@@ -17,6 +17,7 @@ from lorica.data.template import ChatTemplate
 
 MARK = "\ue000"  # a private character that no template writes: where a message's own text begins
 TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+NOT_IN_TURN = "prompt is not in the finished turn"
 WRITTEN = ("content", "reasoning", "reasoning_content", "thinking")
 
 
@@ -47,7 +48,7 @@ def serve(template: ChatTemplate, conversation: Conversation, index: int, findin
     if not full.startswith(prompt):
         start = _beginning(template, conversation, index, prompt, full)
         findings.add(
-            "prompt is not in the finished turn",
+            NOT_IN_TURN,
             conversation.source,
             f"The server's prompt ends with {prompt[-30:]!r}, which the template does not repeat before a finished "
             "turn; the turn is trained after the prompt, as served.",

@@ -1,0 +1,96 @@
+"""Texts, and the marks that stand for them in a twin of their conversation.
+
+A mark is three characters: a line separator for the white space before the text, a private character with the text's
+number, and a paragraph separator for the white space behind it. Python strips the separators as it strips any white
+space, so a stripped mark still says exactly what it stands for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+LEAD, TRAIL = "\u2028", "\u2029"
+FIRST, LAST = 0xF0000, 0xFFFFD  # a private plane of Unicode
+NUMBER = re.compile(f"[{chr(FIRST)}-{chr(LAST)}]")
+MARK = re.compile(f"{LEAD}?{NUMBER.pattern}{TRAIL}?")
+RESERVED = re.compile(f"[{LEAD}{TRAIL}{chr(FIRST)}-{chr(LAST)}]")
+CHARACTER = re.compile(f"({RESERVED.pattern})")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that is not empty: `whole` is `lead` (white space), `core` and `trail` (white space).
+
+    It stands under `key` of message `message`.
+    """
+
+    message: int
+    key: str
+    whole: str
+    lead: str
+    core: str
+    trail: str
+
+    @classmethod
+    def of(cls, message: int, key: str, whole: str, core: str) -> Text:
+        """`core` is `whole.strip()`."""
+        if core == whole:
+            return cls(message, key, whole, "", whole, "")
+        start = len(whole) - len(whole.lstrip())
+        return cls(message, key, whole, whole[:start], core, whole[start + len(core) :])
+
+    def character(self, mark: str) -> str:
+        """What one character of the text's mark stands for."""
+        return self.lead if mark == LEAD else self.trail if mark == TRAIL else self.core
+
+
+def mark(number: int) -> str:
+    """The mark of the text with this number."""
+    return f"{LEAD}{chr(FIRST + number)}{TRAIL}"
+
+
+def marked(value: object) -> bool:
+    """Whether there is a mark, or a character of one, anywhere in a value of text, lists and mappings."""
+    if isinstance(value, str):
+        return RESERVED.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(marked(key) or marked(item) for key, item in value.items())
+    return isinstance(value, list | tuple) and any(map(marked, value))
+
+
+def whole_marks(value: object) -> bool:
+    """Whether no separator stands without the private character that says whose it is."""
+    if isinstance(value, str):
+        return RESERVED.search(MARK.sub("", value)) is None
+    if isinstance(value, Mapping):
+        return all(whole_marks(key) and whole_marks(item) for key, item in value.items())
+    return not isinstance(value, list | tuple) or all(map(whole_marks, value))
+
+
+def filled(value: Any, texts: Sequence[Text]) -> Any:
+    """The value with texts in place of their marks."""
+    if isinstance(value, str):
+        return _filled_text(value, texts)
+    if isinstance(value, list | tuple):
+        return type(value)(filled(item, texts) for item in value)
+    if isinstance(value, Mapping):
+        return {filled(key, texts): filled(item, texts) for key, item in value.items()}
+    return value
+
+
+def _filled_text(value: str, texts: Sequence[Text]) -> str:
+    if len(value) == 3 and value[0] == LEAD and value[2] == TRAIL:
+        return texts[ord(value[1]) - FIRST].whole
+    if len(value) == 1 and value >= chr(FIRST):
+        return texts[ord(value) - FIRST].core if NUMBER.match(value) else value
+    if not NUMBER.search(value):
+        return value
+    return MARK.sub(lambda found: _fill(found.group(), texts), value)
+
+
+def _fill(found: str, texts: Sequence[Text]) -> str:
+    text = texts[ord(found.strip()) - FIRST]
+    return "".join(map(text.character, found))
