@@ -7,7 +7,8 @@ earlier reasoning, say) breaks that continuity, and such a turn gets a text of i
 from __future__ import annotations
 
 from lorica.data.findings import Findings
-from lorica.data.layout import Served, joined, locate
+from lorica.data.layout import Served, joined
+from lorica.data.learning import locate
 from lorica.data.messages import Conversation, Message
 from lorica.data.template import ChatTemplate
 from lorica.data.turns import WRITTEN, serve

@@ -1,42 +1,23 @@
-"""Every turn of a conversation without rendering it once for each.
+"""How a template lays out the conversations of one outline, learned from a twin with marks for texts.
 
-Asking for the server's prompt of every turn, as `turns.py` does, renders a conversation of n turns 2n times and more.
-But conversations differ in little that a template can see:
-
-1. The *outline* of a conversation is all of it but its texts: roles, keys, tools, tool calls, and of each text whether
-   it is empty. Its *twin* has the outline and a mark for each text.
-2. The twin is served turn by turn, as `turns.py` does, while everything is noted that the template asks of a text
-   (`questions.py`). Its rendering with the places of the turns is the *layout* of the outline.
-3. A conversation of that outline whose texts give the noted answers takes the template the same way in each of those
-   renderings. So the layout with its texts in place of the marks is its rendering, and the turns are where they are in
-   the twin.
-4. Where that is not so (other answers, a stop token inside a text, a template that rewrites history) the conversation
-   goes the slow way, which is the definition.
-
-A layout is learned when its outline comes a second time, and the prompts of conversations that begin alike are learned
-once. All this decides how fast a row is done and never what becomes of it.
+There are two forms. Where all turns share one text, that text and the places of the turns are kept, and a conversation
+costs one filling of it. Where they do not (a template that rewrites history, or whose finished turns differ from the
+prompt) the twin's renderings are kept, and `turns.py` finds the turns in them, filled.
 """
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate
 
 from lorica.data.findings import Finding, Findings
-from lorica.data.marks import CHARACTER, FIRST, LAST, LEAD, RESERVED, TRAIL, Text, mark, whole_marks
-from lorica.data.messages import Conversation
-from lorica.data.questions import Asked, Question
-from lorica.data.template import ChatTemplate
-from lorica.data.turns import NOT_IN_TURN, WRITTEN, Turn, serve
-
-MARKED = "\ue000"  # in an outline, where there is a text
-REMEMBERED = 4096  # outlines, and beginnings of them
-AUDITED = 16  # one conversation in so many, chosen by its text, is rendered all the same
-
-Outline = tuple[object, ...]  # the tools, and one entry a message
-Questions = dict[str, Question]
+from lorica.data.marks import CHARACTER, FIRST, LEAD, TRAIL, Text, filled
+from lorica.data.messages import Conversation, Message
+from lorica.data.questions import Question
+from lorica.data.turns import Renderer, Turn, serve
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,42 +38,83 @@ class Served:
     turns: list[Place]
 
 
-@dataclass(frozen=True, slots=True)
-class TextLayout:
-    """A text of a twin, in pieces: the template's own text, and one by one the characters of marks.
+def joined(turns: Iterable[Turn]) -> list[Served]:
+    """As few texts as the turns can share: a turn whose prompt continues the text before it belongs to that."""
+    texts: list[Served] = []
+    for turn in turns:
+        place = Place(turn.index, len(turn.prompt), len(turn.text), turn.ending)
+        earlier = texts.pop().turns if texts and turn.prompt.startswith(texts[-1].text) else []
+        texts.append(Served(turn.text, [*earlier, place]))
+    return texts
 
-    `marks` are which pieces are such, with the number of the text. `turns` are places in the twin.
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How conversations are served whose texts answer `questions` as their marks do."""
+
+    questions: list[Question]
+
+    def holds(self, texts: Sequence[Text]) -> bool:
+        """Whether it is the layout of the conversation with these texts, which has its outline."""
+        return all(question.same(texts) for question in self.questions)
+
+    def served(
+        self, template: Renderer, conversation: Conversation, texts: Sequence[Text], wanted: Collection[int],
+        findings: Findings,
+    ) -> list[Served] | None:  # fmt: skip
+        """The turns wanted of that conversation; None where its texts hold something that only the slow way can tell.
+
+        Raises:
+            ValueError: naming the row, where nothing says how a turn begins or ends.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True)
+class OneText(Layout):
+    """All turns share the text of which `pieces` are the twin's: the template's own, and the characters of marks.
+
+    `marks` are the pieces that are such, with the number of the text. A place in `turns` is one in the twin; `findings`
+    were made of the turn of a message.
     """
 
     pieces: list[str]
     marks: list[tuple[int, int]]
     turns: list[Place]
+    findings: list[tuple[int, Finding]]
 
-    def filled(self, texts: Sequence[Text], wanted: Collection[int]) -> Served:
-        """The same of a conversation with these texts, up to the last of the turns wanted."""
+    @classmethod
+    def of(cls, text: Served, questions: list[Question], findings: list[tuple[int, Finding]]) -> OneText:
+        """The layout of which this is the twin."""
+        pieces = CHARACTER.split(text.text)
+        marks = []
+        for piece, character in list(enumerate(pieces))[1::2]:
+            whose = piece + 2 * ((character == LEAD) - (character == TRAIL))  # the private character is beside it
+            marks.append((piece, ord(pieces[whose]) - FIRST))
+        return cls(questions, pieces, marks, text.turns, findings)
+
+    def served(
+        self, template: Renderer, conversation: Conversation, texts: Sequence[Text], wanted: Collection[int],
+        findings: Findings,
+    ) -> list[Served] | None:  # fmt: skip
+        if self.findings and any(template.specials.search(text.core) for text in texts):
+            return None  # where turns end with no stop token, a special token at the end of a text may pass for one
         pieces = self.pieces.copy()
         for piece, number in self.marks:
             pieces[piece] = texts[number].character(pieces[piece])
         twin, starts = _starts(self.pieces), _starts(pieces)
-
-        def move(position: int) -> int:
-            piece = bisect_right(twin, position) - 1
-            return starts[piece] + position - twin[piece]
-
-        turns = [replace(it, start=move(it.start), end=move(it.end)) for it in self.turns if it.index in wanted]
-        return Served("".join(pieces)[: turns[-1].end], turns)
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How a template lays out the conversations of one outline whose texts answer `questions` as their marks do.
-
-    `texts` hold all assistant turns but one that opens the conversation; `findings` were made of the turn of a message.
-    """
-
-    texts: list[TextLayout]
-    questions: list[Question]
-    findings: list[tuple[int, Finding]]
+        turns = [
+            Place(turn.index, _moved(turn.start, twin, starts), _moved(turn.end, twin, starts), turn.ending)
+            for turn in self.turns
+            if turn.index in wanted
+        ]
+        text = "".join(pieces)[: turns[-1].end]
+        if not all(_ends(template.stops, text, turn) for turn in turns):
+            return None
+        for index, finding in self.findings:
+            if index in wanted:
+                findings.add(finding.name, conversation.source, finding.message)
+        return [Served(text, turns)]
 
 
 def _starts(pieces: list[str]) -> list[int]:
@@ -100,164 +122,65 @@ def _starts(pieces: list[str]) -> list[int]:
     return list(accumulate(map(len, pieces), initial=0))
 
 
-def outline(conversation: Conversation) -> tuple[Outline, list[Text]]:
-    """The outline of a prepared conversation, and its texts in the order of their marks."""
-    texts: list[Text] = []
-    entries: list[object] = [repr(conversation.tools)]
-    for index, message in enumerate(conversation.messages):
-        entry: list[object] = []
-        for key, value in message.items():
-            if not isinstance(value, str):
-                value = (repr(value),)
-            elif key in WRITTEN and (core := value.strip()):
-                texts.append(Text.of(index, key, value, core))
-                value = MARKED
-            entry += (key, value)
-        entries.append(tuple(entry))
-    return tuple(entries), texts
+def _moved(position: int, twin: list[int], starts: list[int]) -> int:
+    """From a position in the twin to the one in the filled text."""
+    piece = bisect_right(twin, position) - 1
+    return starts[piece] + position - twin[piece]
 
 
-def twin_of(conversation: Conversation, texts: Sequence[Text]) -> Conversation:
-    """The conversation with marks for its texts."""
-    messages = [message.copy() for message in conversation.messages]
-    for number, text in enumerate(texts):
-        messages[text.message][text.key] = mark(number)
-    return replace(conversation, messages=messages)
-
-
-def split(rendered: str) -> tuple[list[str], list[tuple[int, int]]]:
-    """A twin's rendering in pieces, each character of a mark one of them; and which these are, with their texts."""
-    pieces = CHARACTER.split(rendered)
-    numbered = list(enumerate(pieces))[1::2]
-    marks = []
-    for piece, character in numbered:
-        whose = piece + 2 * ((character == LEAD) - (character == TRAIL))  # the private character is beside it
-        marks.append((piece, ord(pieces[whose]) - FIRST))
-    return pieces, marks
+def _ends(stops: re.Pattern[str], text: str, turn: Place) -> bool:
+    """Whether no stop token inside the turn ends it before its own."""
+    last = turn.end - len(turn.ending)
+    return text.find(turn.ending, turn.start) == last and not stops.search(text, turn.start, last)
 
 
 @dataclass(frozen=True, slots=True)
-class _Learned:
-    """A turn of a twin, what was asked to find it, and what was noticed."""
+class Rendering:
+    """What a twin was rendered to: so many messages, the last of which was `last`."""
 
-    turn: Turn
-    questions: Questions
-    findings: list[Finding]
+    count: int
+    last: Message
+    generate: bool
+    text: str
 
 
-class Layouts:
-    """What has been learned of a template."""
+@dataclass(frozen=True, slots=True)
+class Renderings(Layout):
+    """The renderings in which each turn of the twin was found, by its message's index."""
 
-    def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
-        self._asked = Asked(template.environment)
-        self._witness = template.compiled_by(self._asked.compile_asking)
-        self._layouts: dict[Outline, Layout | None] = {}
-        self._turns: dict[Outline, _Learned | None] = {}
-        self._seen: set[Outline] = set()
+    renderings: dict[int, list[Rendering]]
 
-    def layout(self, conversation: Conversation, sketch: Outline, texts: Sequence[Text]) -> Layout | None:
-        """The layout of a prepared conversation with this outline; None where there is none, or none yet."""
-        if sketch not in self._layouts:
-            if len(self._seen) + len(self._turns) > REMEMBERED:
-                self._seen, self._layouts, self._turns = set(), {}, {}
-            if sketch not in self._seen:
-                self._seen.add(sketch)
-                return None
-            self._layouts[sketch] = self._learn(conversation, sketch, texts)
-        return self._layouts[sketch]
-
-    def _learn(self, conversation: Conversation, sketch: Outline, texts: Sequence[Text]) -> Layout | None:
-        if len(texts) > LAST - FIRST or RESERVED.search(repr(sketch)):
-            return None
-        twin = twin_of(conversation, texts)
-        answers = [index for index, message in enumerate(twin.messages) if message["role"] == "assistant" and index]
-        learned = []
-        for index in answers:
-            turn = self._turn(twin, sketch, index)
-            if turn is None:
-                return None
-            learned.append(turn)
-        questions = {key: question for one in learned for key, question in one.questions.items()}
-        laid_out = [TextLayout(*split(text.text), text.turns) for text in joined(one.turn for one in learned)]
-        findings = [(one.turn.index, finding) for one in learned for finding in one.findings]
-        return Layout(laid_out, list(questions.values()), findings)
-
-    def _turn(self, twin: Conversation, sketch: Outline, index: int) -> _Learned | None:
-        """The turn of message `index`, of which no later message but the next is a part; None where it is not plain."""
-        beginning = sketch[: index + 3]
-        if beginning not in self._turns:
-            self._turns[beginning] = self._watch(twin, index)
-        return self._turns[beginning]
-
-    def _watch(self, twin: Conversation, index: int) -> _Learned | None:
-        self._asked.questions, self._asked.unforeseen = {}, False
-        findings = Findings()
+    def served(
+        self, template: Renderer, conversation: Conversation, texts: Sequence[Text], wanted: Collection[int],
+        findings: Findings,
+    ) -> list[Served] | None:  # fmt: skip
         try:
-            turn = serve(self._witness, twin, index, findings)
-            same = serve(self._template, twin, index, Findings()) == turn
-        except ValueError:  # it refuses the twin; that the conversation itself is well is for the slow way to say
+            return joined(
+                serve(_Filled(template, self.renderings[index], texts), conversation, index, findings)
+                for index in wanted
+            )
+        except _Unrendered:
             return None
-        found = findings.all()
-        if self._asked.unforeseen or not same or not whole_marks(turn.text) or NOT_IN_TURN in [it.name for it in found]:
-            return None
-        return _Learned(turn, self._asked.questions, found)
 
 
-def joined(turns: Iterable[Turn]) -> list[Served]:
-    """As few texts as the turns can share: a turn whose prompt continues the text before it belongs to that."""
-    texts: list[Served] = []
-    for turn in turns:
-        place = Place(turn.index, len(turn.prompt), len(turn.text), turn.ending)
-        earlier = [*texts.pop().turns] if texts and turn.prompt.startswith(texts[-1].text) else []
-        texts.append(Served(turn.text, [*earlier, place]))
-    return texts
+class _Unrendered(Exception):
+    """The twin was not asked for this rendering."""
 
 
-def locate(
-    template: ChatTemplate, conversation: Conversation, wanted: Collection[int], findings: Findings
-) -> list[Served] | None:
-    """The turns wanted of a prepared conversation, in few texts; None where only the slow way can tell.
+class _Filled:
+    """Renders by filling what the twin was rendered to, in the same order."""
 
-    Raises:
-        ValueError: naming the row, where the template refuses it.
-    """
-    if "layouts" not in template.learned:
-        template.learned["layouts"] = Layouts(template)
-    layouts: Layouts = template.learned["layouts"]
-    sketch, texts = outline(conversation)
-    layout = layouts.layout(conversation, sketch, texts)
-    if layout is None or not all(question.same(texts) for question in layout.questions):
-        return None
-    if layout.findings and any(template.specials.search(text.core) for text in texts):
-        return None  # where turns end with no stop token, a special token at the end of a text may be taken for one
-    found: list[Served] = []
-    for laid_out in layout.texts:
-        if any(turn.index in wanted for turn in laid_out.turns):
-            text = laid_out.filled(texts, wanted)
-            if found and text.text.startswith(found[-1].text, 0, text.turns[0].start):
-                text = Served(text.text, found.pop().turns + text.turns)
-            found.append(text)
-    if not all(_ends(template, text.text, turn) for text in found for turn in text.turns):
-        return None
-    if not _audited(template, conversation, found):
-        return None
-    for index, finding in layout.findings:
-        if index in wanted:
-            findings.add(finding.name, conversation.source, finding.message)
-    return found
+    def __init__(self, template: Renderer, renderings: Sequence[Rendering], texts: Sequence[Text]) -> None:
+        self.stops, self.specials, self.tokenizer = template.stops, template.specials, template.tokenizer
+        self._renderings, self._texts = iter(renderings), texts
 
-
-def _audited(template: ChatTemplate, conversation: Conversation, found: list[Served]) -> bool:
-    """Whether the turns of some conversations, chosen by their text, are those of the slow way."""
-    text = found[-1]
-    if len(text.text) % AUDITED:
-        return True
-    turn = serve(template, conversation, text.turns[-1].index, Findings())
-    return text.text == turn.text and text.turns[-1].start == len(turn.prompt)
-
-
-def _ends(template: ChatTemplate, rendered: str, turn: Place) -> bool:
-    """Whether no stop token inside the turn ends it before its own."""
-    last = turn.end - len(turn.ending)
-    return rendered.find(turn.ending, turn.start) == last and not template.stops.search(rendered, turn.start, last)
+    def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
+        told = next(self._renderings, None)
+        if (
+            told is None
+            or (told.count, told.generate) != (len(messages), generate)
+            or filled(told.last, self._texts) != messages[-1]
+        ):
+            raise _Unrendered
+        text: str = filled(told.text, self._texts)
+        return text

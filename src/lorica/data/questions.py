@@ -79,9 +79,8 @@ class Asked(ImmutableSandboxedEnvironment):
         self.unforeseen = False
         self.globals.update(original.globals)
         self.filters.update({name: self._watched_filter(name, run) for name, run in original.filters.items()})
-        self.tests.update(
-            {name: run if name in TYPE_TESTS else self._noted(name, run) for name, run in original.tests.items()}
-        )
+        tests: dict[str, Any] = original.tests
+        self.tests.update({name: run if name in TYPE_TESTS else self._noted(name, run) for name, run in tests.items()})
         self.filters |= {f"noted {name}": run for name, run in (
             (SLICED, self._slice), (COMPARED, self._compare), (MEASURED, self._measure), (ITERATED, self._iterate),
             (WRITTEN, self._write), (KEYED, self._key),
@@ -103,7 +102,7 @@ class Asked(ImmutableSandboxedEnvironment):
         self.questions.setdefault(repr((name, arguments, keywords)), Question(operation, arguments, keywords, answer))
         return answer
 
-    def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(called, "__self__", None)
         given = {key: value for key, value in kwargs.items() if key not in SCOPES}
         if marked(owner) or marked(args) or marked(given):
@@ -201,11 +200,13 @@ class Asked(ImmutableSandboxedEnvironment):
 class _Rewriter(NodeTransformer):
     """Turns the operations that Jinja compiles to bare Python into filters, which can note them."""
 
-    def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Expr:
         self.generic_visit(node)
-        if len(node.ops) > 1:
-            raise Unforeseen("a chain of comparisons")
-        [operand] = node.ops
+        *earlier, operand = node.ops
+        if earlier:  # a < b < c is a < b and b < c
+            first: nodes.Expr = self.visit_Compare(nodes.Compare(node.expr, earlier, lineno=node.lineno))
+            last = self.visit_Compare(nodes.Compare(earlier[-1].expr, [operand], lineno=node.lineno))
+            return nodes.And(first, last, lineno=node.lineno)
         if isinstance(node.expr, nodes.Filter) and node.expr.name in ("length", "count") and node.expr.node:
             return _filter(node.expr.node, MEASURED, nodes.Const(operand.op), operand.expr)
         return _filter(node.expr, COMPARED, nodes.Const(operand.op), operand.expr)

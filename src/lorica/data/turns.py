@@ -2,7 +2,7 @@
 
 A turn's prompt is the rendering of everything before it with `add_generation_prompt=True`: exactly what a server feeds
 the model. Its completion is the rest of the rendering that includes it, up to and including the first stop token.
-This is the definition, a few renderings a turn; `layout.py` finds the same turns in one rendering of a conversation.
+This is the definition, a few renderings a turn; `learning.py` finds the same turns with hardly any.
 """
 
 from __future__ import annotations
@@ -10,15 +10,29 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from lorica.data.findings import Findings
 from lorica.data.messages import Conversation, Message
-from lorica.data.template import ChatTemplate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MARK = "\ue000"  # a private character that no template writes: where a message's own text begins
 TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 NOT_IN_TURN = "prompt is not in the finished turn"
 WRITTEN = ("content", "reasoning", "reasoning_content", "thinking")
+
+
+class Renderer(Protocol):
+    """What is asked of a `ChatTemplate`."""
+
+    stops: re.Pattern[str]
+    specials: re.Pattern[str]
+    tokenizer: PreTrainedTokenizerBase
+
+    def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
+        """As `ChatTemplate.render`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +49,7 @@ class Turn:
         return self.prompt + self.completion
 
 
-def serve(template: ChatTemplate, conversation: Conversation, index: int, findings: Findings) -> Turn:
+def serve(template: Renderer, conversation: Conversation, index: int, findings: Findings) -> Turn:
     """The turn of message `index` (not the first) of a prepared conversation.
 
     Raises:
@@ -56,7 +70,7 @@ def serve(template: ChatTemplate, conversation: Conversation, index: int, findin
     return Turn(index, prompt, *_up_to_stop(template, conversation, index, full, start, findings))
 
 
-def _beginning(template: ChatTemplate, conversation: Conversation, index: int, prompt: str, full: str) -> int:
+def _beginning(template: Renderer, conversation: Conversation, index: int, prompt: str, full: str) -> int:
     """Where the turn begins in `full`, when `full` does not start with the server's prompt.
 
     Either the template leaves the end of the generation prompt out of finished turns (an opened reasoning block, say),
@@ -83,13 +97,13 @@ def _beginning(template: ChatTemplate, conversation: Conversation, index: int, p
     return point
 
 
-def _after_last_content(template: ChatTemplate, conversation: Conversation, before: list[Message]) -> str:
+def _after_last_content(template: Renderer, conversation: Conversation, before: list[Message]) -> str:
     """What follows the last message's content in the server's prompt: that message's end and the generation prompt."""
     last = before[-1] | {"content": before[-1]["content"] + MARK}
     return template.render(conversation, [*before[:-1], last], generate=True).rpartition(MARK)[2]
 
 
-def _parting(template: ChatTemplate, conversation: Conversation, index: int, prompt: str, full: str) -> int:
+def _parting(template: Renderer, conversation: Conversation, index: int, prompt: str, full: str) -> int:
     """Where `prompt` and `full` part, moved back to the start of a tag or special token that the point would split.
 
     A second rendering with marked content keeps text that a message happens to share with the generation prompt from
@@ -115,7 +129,7 @@ def _marked(message: Message) -> Message:
 
 
 def _up_to_stop(
-    template: ChatTemplate, conversation: Conversation, index: int, full: str, start: int, findings: Findings
+    template: Renderer, conversation: Conversation, index: int, full: str, start: int, findings: Findings
 ) -> tuple[str, str]:
     """`full[start:]` up to its stop token; where it has none, with the one that the server needs. And that token."""
     if stop := template.stops.search(full, start):
@@ -147,7 +161,7 @@ def _up_to_stop(
     return full[start:] + str(eos), str(eos)
 
 
-def _continued(template: ChatTemplate, conversation: Conversation, index: int) -> str:
+def _continued(template: Renderer, conversation: Conversation, index: int) -> str:
     """The conversation one message further (a made-up one after the last): some templates end a turn only there."""
     messages = conversation.messages[: index + 2]
     if len(messages) == index + 1:

@@ -1,0 +1,222 @@
+"""How fast conversations become trained tokens, on one core, beside the tokenizer itself and other ways to find spans.
+
+    python benchmarks/data_path.py SHARED_FOLDER [--out benchmarks/results/data_path.json]
+
+Five ways over the same conversations:
+
+- encode: the tokenizer's own `encode_batch` of the rendered texts, which nothing that tokenises them can undercut;
+- lorica: messages to token ids with loss weights, as `lorica train` does it, with nothing learned of the template
+  before;
+- TRL: what its SFTTrainer does with `assistant_only_loss`: one `apply_chat_template` with assistant masks, over a
+  template that TRL has patched with generation markers (only for templates it knows; "-" for others);
+- offsets: one rendering and its tokens with offsets, without any span: what is left of TRL's way for other templates;
+- two a turn: two renderings and tokenisations for each trained turn, one up to the prompt and one up to the answer.
+
+Speeds are those of the tokens each way is given by the rendering, relative to `encode`; the spread is that of quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers  # noqa: E402
+from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: E402
+from trl.chat_template_utils import get_training_chat_template  # noqa: E402
+
+from lorica.data.documents import documents  # noqa: E402
+from lorica.data.findings import Findings  # noqa: E402
+from lorica.data.messages import Conversation  # noqa: E402
+from lorica.data.template import ChatTemplate  # noqa: E402
+from lorica.data.tokenise import Document, Tokeniser  # noqa: E402
+
+MESSAGES = 6000
+REPEATS = 2
+LLAMA_3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A stored tokenizer and template, and the control tokens that the tokenizer lacks: BOS, EOS, others."""
+
+    tokenizer: str
+    template: str
+    bos: str = ""
+    eos: str = ""
+    others: tuple[str, ...] = ()
+
+
+HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|python_tag|>")
+CHANNELS = ("<|turn>", "<|channel>", "<channel|>", "<|tool_response>")
+MODELS = {
+    "Qwen 2.5": Model("qwen2.5", "Qwen-Qwen2.5-7B-Instruct"),
+    "Qwen 3": Model("qwen2.5", "Qwen-Qwen3-0.6B", others=("<think>", "</think>")),
+    "Llama 3.2": Model(
+        "llama3.2-128k-json", "meta-llama-Llama-3.2-3B-Instruct", "<|begin_of_text|>", "<|eot_id|>", HEADERS
+    ),
+    "Mistral Nemo (tokens of Llama 2)": Model(
+        "llama2-32k", "mistralai-Mistral-Nemo-Instruct-2407", "<s>", "</s>", ("[INST]", "[/INST]")
+    ),
+    "Gemma 4 (tokens of Qwen 2.5)": Model("qwen2.5", "google-gemma-4-31B-it", "<bos>", "<turn|>", CHANNELS),
+}
+TURNS = (2, 10, 100)
+Messages = list[dict[str, Any]]
+Way = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """Conversations, and how they are rendered."""
+
+    name: str
+    tokenizer: Any
+    template: str
+    conversations: list[Messages]
+
+    def chat_template(self) -> ChatTemplate:
+        return ChatTemplate(self.tokenizer, self.template, [])
+
+    def documents(self) -> Iterable[Document]:
+        template, findings = self.chat_template(), Findings()
+        for number, messages in enumerate(self.conversations):
+            weights = [float(message["role"] == "assistant") for message in messages]
+            conversation = Conversation(f"rows:{number}", messages, weights)
+            yield from documents(conversation, self.tokenizer, template, findings)
+
+    def lorica(self) -> int:
+        examples = Tokeniser(self.tokenizer).examples(self.documents(), Findings())
+        return sum(len(example.input_ids) for example in examples)
+
+    def ways(self) -> dict[str, Way | None]:
+        texts = [document.text for document in self.documents()]
+        source = Path(self.template).read_text(encoding="utf-8")
+        self.tokenizer.chat_template = source
+        try:
+            patched = get_training_chat_template(self.tokenizer) or source
+        except ValueError:
+            patched = None
+        encode = self.tokenizer.backend_tokenizer.encode_batch
+        return {
+            "encode": lambda: encode(texts, add_special_tokens=False),
+            "lorica": self.lorica,
+            "TRL": (lambda: self.masks(patched)) if patched else None,
+            "offsets": self.offsets,
+            "two a turn": self.two_a_turn,
+        }
+
+    def masks(self, patched: str) -> None:
+        for messages in self.conversations:
+            self.tokenizer.apply_chat_template(
+                messages, chat_template=patched, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+            )
+
+    def offsets(self) -> None:
+        for messages in self.conversations:
+            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+
+    def two_a_turn(self) -> None:
+        for messages in self.conversations:
+            for index, message in enumerate(messages):
+                if message["role"] == "assistant":
+                    self.tokenizer.apply_chat_template(messages[:index], add_generation_prompt=True)
+                    self.tokenizer.apply_chat_template(messages[: index + 1])
+
+
+def load_tokenizer(folder: Path, model: Model) -> Any:
+    """A stored tokenizer with the control tokens of its template."""
+    folder = folder / model.tokenizer
+    if (folder / "encoder.json").exists():
+        merges = (folder / "vocab.bpe").read_text(encoding="utf-8").splitlines()
+        pairs = [(first, second) for first, second in (line.split(" ") for line in merges if line)]
+        tokenizer = Tokenizer(models.BPE(json.loads((folder / "encoder.json").read_bytes()), pairs))
+        split = pre_tokenizers.Split(Regex(LLAMA_3), "isolated")
+        byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
+        tokenizer.decoder = decoders.ByteLevel()
+        loaded = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    else:
+        loaded = AutoTokenizer.from_pretrained(folder)
+    named = {"bos_token": model.bos, "eos_token": model.eos}
+    loaded.add_special_tokens({name: token for name, token in named.items() if token})
+    loaded.add_special_tokens({"additional_special_tokens": list(model.others)})
+    return loaded
+
+
+def chats(folder: Path, turns: int) -> list[Messages]:
+    """Conversations of so many turns, in which questions and answers of people follow each other."""
+    with (folder / "data/dolly_partial/dolly_first6400_with_flan-t5-xl.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][: MESSAGES // 2]
+    said = [
+        {"role": role, "content": row[key].strip() or "-"}
+        for row in rows
+        for role, key in (("user", "instruction"), ("assistant", "text"))
+    ]
+    return [said[start : start + turns] for start in range(0, len(said) - turns + 1, turns)]
+
+
+def measured(case: Case) -> dict[str, Any]:
+    """Seconds of each way, every way once in each round."""
+    ways = {name: way for name, way in case.ways().items() if way is not None}
+    tokens = sum(len(encoding.ids) for encoding in ways["encode"]())
+    slow = {"two a turn"} if len(case.conversations[0]) > 10 else set()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for round in range(REPEATS + 1):  # the first warms up
+        for name, way in ways.items():
+            if name in slow and round > 2:
+                continue
+            start = time.process_time()
+            way()
+            if round:
+                seconds[name].append(time.process_time() - start)
+    return {"case": case.name, "tokens": tokens, "conversations": len(case.conversations), "seconds": seconds}
+
+
+def row(result: dict[str, Any]) -> str:
+    """The result as a line of a table."""
+    base = statistics.median(result["seconds"]["encode"])
+    cells = [result["case"], f"{result['tokens'] / base / 1000:,.0f}"]
+    for name in ("lorica", "TRL", "offsets", "two a turn"):
+        times = result["seconds"].get(name)
+        if times is None:
+            cells.append("-")
+            continue
+        low, middle, high = (base / value for value in statistics.quantiles([*times, times[-1]], n=4)[::-1])
+        cells.append(f"{middle:.0%} ({low:.0%} - {high:.0%})")
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("shared", type=Path)
+    arguments.add_argument("--out", type=Path)
+    given = arguments.parse_args()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    results = []
+    print("| template, turns | encode, 1,000 tokens/s | lorica | TRL | offsets | two a turn |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, model in MODELS.items():
+        loaded = load_tokenizer(given.shared / "tokenizers", model)
+        path = str(given.shared / "chat_templates" / f"{model.template}.jinja")
+        for turns in TURNS:
+            results.append(measured(Case(f"{name}, {turns}", loaded, path, chats(given.shared, turns))))
+            print(row(results[-1]), flush=True)
+    if given.out:
+        packages = {name: version(name) for name in ("transformers", "tokenizers", "jinja2", "trl")}
+        told = {"machine": platform.processor() or platform.machine(), "versions": packages, "results": results}
+        given.out.write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

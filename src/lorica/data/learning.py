@@ -1,0 +1,163 @@
+"""Every turn of a conversation without rendering it once for each.
+
+Asking for the server's prompt of every turn, as `turns.py` does, renders a conversation of n turns 2n times and more.
+But conversations differ in little that a template can see:
+
+1. The *outline* of a conversation is all of it but its texts: roles, keys, tools, tool calls, and of each text whether
+   it is empty. Its *twin* has the outline and a mark for each text.
+2. The twin is served turn by turn, as `turns.py` does, while everything is noted that the template asks of a text
+   (`questions.py`). What it is rendered to is the *layout* of the outline (`layout.py`).
+3. A conversation of that outline whose texts give the noted answers takes the template the same way in each of those
+   renderings. So the twin's renderings with texts in place of the marks are its own, and the turns are found in them.
+4. Where that is not so (other answers, a stop token inside a text) the conversation goes the slow way, which is the
+   definition.
+
+What conversations that begin alike have in common is learned once. An outline with much that is new is learned when it
+comes a second time, since learning costs more than it saves once. All this decides how fast a row is done and never
+what becomes of it; one conversation in sixteen goes the slow way too, and has to come out the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from lorica.data.findings import Finding, Findings
+from lorica.data.layout import Layout, OneText, Rendering, Renderings, Served, joined
+from lorica.data.marks import FIRST, LAST, RESERVED, Text, whole_marks
+from lorica.data.messages import Conversation, Message
+from lorica.data.outline import Outline, answers, outline, twin_of
+from lorica.data.questions import Asked, Question
+from lorica.data.template import ChatTemplate
+from lorica.data.turns import NOT_IN_TURN, Turn, serve
+
+REMEMBERED = 4096  # outlines, and beginnings of them
+FEW = 2  # new turns of an outline that are learned at once
+AUDITED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Learned:
+    """A turn of a twin, the renderings in which it was found, what they asked, and what was noticed."""
+
+    turn: Turn
+    renderings: list[Rendering]
+    questions: dict[str, Question]
+    findings: list[Finding]
+
+
+class _Witness:
+    """Renders twins, and notes what it is asked to render and what the template asks."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.stops, self.specials, self.tokenizer = template.stops, template.specials, template.tokenizer
+        self._served = template
+        self._asked = Asked(template.environment)
+        self._asking = template.compiled_by(self._asked.compile_asking)
+        self._renderings: list[Rendering] = []
+        self._same = True
+
+    def watch(self, twin: Conversation, index: int) -> _Learned | None:
+        """The turn of message `index`; None where something happens that cannot be told of other texts."""
+        findings = Findings()
+        self._renderings, self._same = [], True
+        self._asked.questions, self._asked.unforeseen = {}, False
+        try:
+            turn = serve(self, twin, index, findings)
+        except ValueError:  # it refuses the twin; that the conversation itself is well is for the slow way to say
+            return None
+        if self._asked.unforeseen or not self._same:
+            return None
+        return _Learned(turn, self._renderings, self._asked.questions, findings.all())
+
+    def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
+        text = self._asking.render(conversation, messages, generate)
+        self._same &= text == self._served.render(conversation, messages, generate) and whole_marks(text)
+        self._renderings.append(Rendering(len(messages), messages[-1], generate, text))
+        return text
+
+
+class Layouts:
+    """What has been learned of a template."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._witness = _Witness(template)
+        self._layouts: dict[Outline, Layout | None] = {}
+        self._turns: dict[Outline, _Learned | None] = {}
+        self._seen: set[Outline] = set()
+
+    def layout(self, conversation: Conversation, sketch: Outline, texts: Sequence[Text]) -> Layout | None:
+        """The layout of a prepared conversation with this outline; None where there is none, or none yet."""
+        if sketch not in self._layouts:
+            if len(self._seen) + len(self._turns) > REMEMBERED:
+                self._seen, self._layouts, self._turns = set(), {}, {}
+            new = sum(_beginning(sketch, index) not in self._turns for index in answers(conversation))
+            if new > FEW and sketch not in self._seen:
+                self._seen.add(sketch)
+                return None
+            self._layouts[sketch] = self._learn(conversation, sketch, texts)
+        return self._layouts[sketch]
+
+    def _learn(self, conversation: Conversation, sketch: Outline, texts: Sequence[Text]) -> Layout | None:
+        if len(texts) > LAST - FIRST or RESERVED.search(repr(sketch)):
+            return None
+        twin = twin_of(conversation, texts)
+        learned: list[_Learned] = []
+        for index in answers(twin):
+            beginning = _beginning(sketch, index)
+            if beginning not in self._turns:
+                self._turns[beginning] = self._witness.watch(twin, index)
+            turn = self._turns[beginning]
+            if turn is None:
+                return None
+            learned.append(turn)
+        return _layout(learned)
+
+
+def _beginning(sketch: Outline, index: int) -> Outline:
+    """All that has a part in the turn of message `index`: the tools, what comes before it, itself and the next."""
+    return sketch[: index + 3]
+
+
+def _layout(learned: Sequence[_Learned]) -> Layout:
+    questions = list({key: question for one in learned for key, question in one.questions.items()}.values())
+    findings = [(one.turn.index, finding) for one in learned for finding in one.findings]
+    texts = joined(one.turn for one in learned)
+    if len(texts) == 1 and NOT_IN_TURN not in [finding.name for _, finding in findings]:
+        return OneText.of(texts[0], questions, findings)
+    return Renderings(questions, {one.turn.index: one.renderings for one in learned})
+
+
+def locate(
+    template: ChatTemplate, conversation: Conversation, wanted: Collection[int], findings: Findings
+) -> list[Served] | None:
+    """The turns wanted of a prepared conversation, in few texts; None where only the slow way can tell.
+
+    Raises:
+        ValueError: naming the row, where nothing says how a turn begins or ends.
+    """
+    if "layouts" not in template.learned:
+        template.learned["layouts"] = Layouts(template)
+    layouts: Layouts = template.learned["layouts"]
+    sketch, texts = outline(conversation)
+    layout = layouts.layout(conversation, sketch, texts)
+    if layout is None or not layout.holds(texts):
+        return None
+    noticed = Findings()
+    found = layout.served(template, conversation, texts, wanted, noticed)
+    if found is None or (_is_audited(found) and not _is_right(template, conversation, found)):
+        return None
+    for finding in noticed.all():
+        findings.add(finding.name, conversation.source, finding.message)
+    return found
+
+
+def _is_audited(found: Sequence[Served]) -> bool:
+    return len(found[-1].text) % AUDITED == 0
+
+
+def _is_right(template: ChatTemplate, conversation: Conversation, found: Sequence[Served]) -> bool:
+    """Whether the last turn is that of the slow way."""
+    last = found[-1].turns[-1]
+    turn = serve(template, conversation, last.index, Findings())
+    return found[-1].text == turn.text and last.start == len(turn.prompt)
