@@ -10,6 +10,7 @@ from lorica.data.findings import Findings
 from lorica.data.layout import Served, joined
 from lorica.data.learning import locate
 from lorica.data.messages import Conversation, Message
+from lorica.data.shades import is_weighed
 from lorica.data.template import ChatTemplate
 from lorica.data.turns import WRITTEN, serve
 
@@ -39,6 +40,7 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
             "The template writes earlier turns differently from how they were generated, so each turn is trained as an "
             "example of its own, as the server sees it.",
         )
+    texts = _with_the_rest(template, conversation, texts)
     for text in texts:
         for turn in text.turns:
             _note_content(conversation, turn.index, text.text[turn.start : turn.end], findings)
@@ -47,7 +49,23 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
 
 def trained(conversation: Conversation, index: int) -> bool:
     """Whether message `index` is an assistant turn of which something is trained."""
-    return conversation.messages[index]["role"] == "assistant" and conversation.weights[index] != 0.0
+    return conversation.messages[index]["role"] == "assistant" and is_weighed(conversation, index)
+
+
+def _with_the_rest(template: ChatTemplate, conversation: Conversation, texts: list[Served]) -> list[Served]:
+    """With the messages behind the last turn, where one of another role than the assistant's is trained."""
+    messages = conversation.messages
+    others = [
+        index
+        for index in range(len(messages))
+        if messages[index]["role"] != "assistant" and is_weighed(conversation, index)
+    ]
+    if not others or (texts and others[-1] < texts[-1].turns[-1].index):
+        return texts
+    whole = template.render(conversation, messages[: others[-1] + 1])
+    if texts and whole.startswith(texts[-1].text):
+        return [*texts[:-1], Served(whole, texts[-1].turns)]
+    return [*texts, Served(whole, [])]
 
 
 def _note_controls(template: ChatTemplate, conversation: Conversation, findings: Findings) -> None:

@@ -14,6 +14,7 @@ from lorica.data.examples import Example
 from lorica.data.findings import Findings
 from lorica.data.formats import Completion, Text, Tokens
 from lorica.data.messages import Conversation
+from lorica.data.shades import shades
 from lorica.data.template import ChatTemplate
 from lorica.data.tokenise import Document, Shade, Span
 
@@ -32,17 +33,20 @@ def documents(
     if isinstance(record, Conversation):
         assert template is not None
         conversation = template.prepared(record)
+        first = 0
         for text in served(template, conversation, findings):
-            yield _chat_document(conversation, text)
+            yield _chat_document(template, conversation, text, first)
+            first = text.turns[-1].index + 1 if text.turns else first
     elif isinstance(record, Tokens):
         yield _example(record)
     else:
         yield _plain_document(record, tokenizer, findings)
 
 
-def _chat_document(conversation: Conversation, text: Served) -> Document:
+def _chat_document(template: ChatTemplate, conversation: Conversation, text: Served, first: int) -> Document:
+    """`first` is the first message that no earlier document of the conversation has trained."""
     spans = [Span(turn.start, turn.end, conversation.weights[turn.index]) for turn in text.turns]
-    return Document(conversation.source, text.text, spans)
+    return Document(conversation.source, text.text, spans, shades=shades(template, conversation, text, first))
 
 
 def _plain_document(record: Completion | Text, tokenizer: PreTrainedTokenizerBase, findings: Findings) -> Document:

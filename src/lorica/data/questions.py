@@ -14,7 +14,7 @@ characters of a text, a text as a key) is `Unforeseen`.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -104,7 +104,8 @@ class Asked(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:
         owner = getattr(called, "__self__", None)
-        given = {key: value for key, value in kwargs.items() if key not in SCOPES}
+        args = tuple(map(_settled, args))
+        given = {key: _settled(value) for key, value in kwargs.items() if key not in SCOPES}
         if marked(owner) or marked(args) or marked(given):
             if isinstance(owner, str) and self.is_safe_callable(called):
                 method = getattr(str, called.__name__, None)
@@ -149,9 +150,10 @@ class Asked(ImmutableSandboxedEnvironment):
         @wraps(run)
         def noted(*arguments: Any, **keywords: Any) -> Any:
             first, rest = arguments[:passed], arguments[passed:]
+            rest = rest if arranging else tuple(map(_settled, rest))
             direct = any(isinstance(it, str) and marked(it) for it in (*rest, *keywords.values()))
             if not (direct or (not arranging and (marked(rest) or marked(keywords)))):
-                return run(*arguments, **keywords)
+                return run(*first, *rest, **keywords)
             if not _all_plain(rest, keywords):
                 raise self._cannot_tell(name)
             return self.ask(name, lambda *given, **named: run(*first, *given, **named), *rest, **keywords)
@@ -159,6 +161,7 @@ class Asked(ImmutableSandboxedEnvironment):
         return noted
 
     def _compare(self, left: Any, operation: str, right: Any) -> Any:
+        left, right = _settled(left), _settled(right)
         if marked(left) or marked(right):
             return self.ask(operation, COMPARISONS[operation], left, right)
         return COMPARISONS[operation](left, right)
@@ -245,7 +248,7 @@ class _Rewriter(NodeTransformer):
         return node
 
 
-def _filter(node: nodes.Expr, name: str, *arguments: nodes.Expr) -> nodes.Filter:
+def _filter(node: nodes.Node, name: str, *arguments: nodes.Expr) -> nodes.Filter:
     return nodes.Filter(node, f"noted {name}", list(arguments), [], None, None, lineno=node.lineno)
 
 
@@ -255,6 +258,11 @@ def _measured(value: str, operation: str, bound: Any) -> bool:
 
 def _sliced(value: str, *bounds: int | None) -> str:
     return value[slice(*bounds)]
+
+
+def _settled(value: Any) -> Any:
+    """A list of what comes out of a generator or the view of a mapping, which may be marks."""
+    return [*value] if isinstance(value, Iterator | KeysView | ValuesView | ItemsView) else value
 
 
 def _plain(value: object) -> bool:

@@ -185,7 +185,7 @@ class Tokeniser:
             last = tokens.starting_from(span.end)
             self._check_stop(document, tokens.ids[first:last])
             completion_start = len(prefix) + first
-            end = len(ids) if span is document.spans[-1] else len(prefix) + last
+            end = len(prefix) + last + (len(document.ending) if span is document.spans[-1] else 0)
             weights[completion_start:end] = [span.weight] * (end - completion_start)
         for shade in document.shades:
             _shade(weights, tokens, shade, len(prefix))
