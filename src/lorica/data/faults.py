@@ -20,6 +20,14 @@ class RowError(ValueError):
 
 
 @dataclass
+class _Reason:
+    """The first message of those that say the same of different rows, and how many there are."""
+
+    message: str
+    count: int = 0
+
+
+@dataclass
 class Faults:
     """Gathers the faults of a source's rows. `skip` leaves such rows out as a finding, instead of ending the run."""
 
@@ -27,7 +35,7 @@ class Faults:
     skip: bool
     findings: Findings
     count: int = 0
-    _messages: list[str] = field(default_factory=list)
+    _reasons: dict[str, _Reason] = field(default_factory=dict)
 
     @property
     def stopping(self) -> bool:
@@ -41,10 +49,12 @@ class Faults:
             ValueError: there are enough to end the reading.
         """
         self.count += 1
-        if len(self._messages) < SHOWN:
-            self._messages.append(str(error))
+        reason = str(error).replace(place, "", 1)
+        if reason in self._reasons or len(self._reasons) < SHOWN:
+            self._reasons.setdefault(reason, _Reason(str(error))).count += 1
         if self.skip:
-            self.findings.add(SKIPPED, place, f"Left out, as data.on_error: skip asks for. First: {self._messages[0]}")
+            first = next(iter(self._reasons.values())).message
+            self.findings.add(SKIPPED, place, f"Left out, as data.on_error: skip asks for. First: {first}")
         elif self.count >= ENOUGH:
             self.finish(0)
 
@@ -56,14 +66,18 @@ class Faults:
         """
         if not self.count or (self.skip and read):
             return
+        reasons = self._reasons.values()
         if self.count == 1 and not self.skip:
-            raise ValueError(self._messages[0])
-        more = self.count - len(self._messages)
+            raise ValueError(*(reason.message for reason in reasons))
+        more = self.count - sum(reason.count for reason in reasons)
         counted = f"{'at least ' * (self.count >= ENOUGH)}{self.count:,} row{'s' * (self.count > 1)}"
         head = f"All {counted} of {self.source}" if self.skip else f"{counted} of {self.source}"
         remedy = "" if self.skip else "\nMend them, or leave them out, counted, with data.on_error: skip."
         rest = f"\n- and {more:,} more" if more else ""
-        listed = "".join(f"\n- {message}" for message in self._messages)
+        listed = "".join(
+            f"\n- {reason.message}" + (f" (and {reason.count - 1:,} more alike)" if reason.count > 1 else "")
+            for reason in reasons
+        )
         raise ValueError(f"{head} cannot be read:{listed}{rest}{remedy}")
 
 

@@ -39,6 +39,12 @@ def test_an_expression_gives_its_value(read: Any) -> None:
     assert (one.weights, [message["content"] for message in one.messages]) == ([0.0, 1.0], ["q", "a"])
 
 
+def test_names_that_are_no_identifiers(read: Any) -> None:
+    row = {"The question?": "q", "my-answer": "a"}
+    one = read.one(row, columns={"prompt": "{{ row['The question?'] }}\n", "completion": "my-answer"})
+    assert (one, read.names) == (Completion("x:1", "q\n", "a", 1.0), [])
+
+
 def test_a_mapping_chooses_among_formats(read: Any) -> None:
     row = {"text": "t", "label": "card", "prompt": "p", "completion": "c"}
     one = read.one(row, columns={"prompt": "text", "completion": "label"})

@@ -56,7 +56,11 @@ def test_ambiguity_lists_the_candidates(read: Any, row: dict[str, Any], candidat
     [
         ({"promt": "q", "completion": "a"}, r"cannot tell the format.*Did you mean 'prompt' where it says 'promt'\?"),
         ({"question": "q", "answer": "a"}, r"data.columns='\{prompt: question, completion: answer\}'"),
-        ({"x": 1}, r"It has the keys x; expected messages \(.*data.columns='\{text: COLUMN\}'"),
+        ({"Our question?": "q", "our_reply": "a"}, r"'\{prompt: \"Our question\?\", completion: our_reply\}'"),
+        ({"frage": "q", "antwort": "a", "n": 1}, r"'\{prompt: frage, completion: antwort\}'"),
+        ({"chat": [USER, ASSISTANT]}, r"'\{messages: chat\}'"),
+        ({"body": "t"}, r"'\{text: body\}'"),
+        ({"x": 1}, r"It has the keys x; expected one of messages \(.*data.columns='\{text: COLUMN\}'"),
         ({}, r"It has the keys \(none\)"),
         ({"text": "t", "question": "q"}, r"has a `text` and also 'question'.*data.format=text.*completion: text"),
         ({"text": 5}, r"'text' must be text; found int: 5"),
@@ -75,6 +79,12 @@ def test_rows_that_differ_from_the_first(read: Any) -> None:
         read(good, {"prompt": "q", "complet": "a"})
     with pytest.raises(ValueError, match=r"(?s)2 rows of x.jsonl cannot be read:\n- x:2.*\n- Rows of different"):
         read(good, {"prompt": "q"}, {"text": "t"})
+
+
+def test_the_same_fault_in_many_rows_is_told_once(read: Any) -> None:
+    bad = [{"prompt": "q", "completion": "a", "weight": -1}] * 500 + [{"prompt": 5, "completion": "a"}] * 2
+    with pytest.raises(ValueError, match=r"(?s)502 rows.*\n- x:1: `weight`.*499 more alike\)\n- x:501.*\(and 1 more"):
+        read(*bad, format="prompt-completion")
 
 
 def test_a_field_without_use_is_noted_and_a_misspelt_one_refused(read: Any) -> None:

@@ -1,7 +1,8 @@
 """A mapping from the fields of a format to the columns of a row: plain names, or Jinja expressions over the columns.
 
-Expressions run in Jinja's sandbox, and one that names a column that a row lacks is an error. One whole `{{ ... }}`
-gives its value (a list of messages, a number), anything else gives text.
+Expressions run in Jinja's sandbox, and one that names a column that a row lacks is an error. `row["its name"]` is a
+column whose name is no identifier. One whole `{{ ... }}` gives its value (a list of messages, a number), anything else
+gives text.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2 import StrictUndefined, TemplateError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lorica.data.faults import RowError
 from lorica.data.sources.row import Row
 
 EXPRESSION = re.compile(r"\{\{((?:(?!\}\}|\{\{).)*)\}\}", re.DOTALL)
+ROW = "row"
 VALUES = ("input_ids", "labels", "attention_mask", "label", "weight", "train", "tools", "history")
 
 
@@ -35,7 +37,7 @@ class Columns:
         for field, text in mapping.items():
             if "{{" in text or "{%" in text:
                 self._makers[field] = _expression(environment, field, text)
-                self.used |= meta.find_undeclared_variables(environment.parse(text))
+                self.used |= _columns(environment.parse(text))
             else:
                 self._makers[field] = _column(field, text)
                 self.used.add(text)
@@ -55,6 +57,12 @@ class Columns:
     def replaced(self, row: Row) -> list[str]:
         """Columns that the mapping gives other values, though it does not use them."""
         return [key for key in row.values if key in self._makers and key not in self.used]
+
+
+def _columns(template: nodes.Template) -> set[str]:
+    """The columns that an expression names."""
+    quoted = (item.arg for item in template.find_all(nodes.Getitem) if getattr(item.node, "name", None) == ROW)
+    return meta.find_undeclared_variables(template) | {str(arg.value) for arg in quoted if isinstance(arg, nodes.Const)}
 
 
 def _column(field: str, name: str) -> Callable[[Row], Any]:
@@ -80,11 +88,12 @@ def _expression(environment: ImmutableSandboxedEnvironment, field: str, text: st
         raise ValueError(f"data.columns: {field!r} is no valid Jinja expression: {text!r}: {error}") from error
 
     def make(row: Row) -> Any:
+        columns = {ROW: row.values} | row.values
         try:
-            made = value(row.values) if value is not None else None
+            made = value(columns) if value is not None else None
             if isinstance(made, list | dict) or (made is not None and field in VALUES and not is_undefined(made)):
                 return made
-            return template.render(row.values)
+            return template.render(columns)
         except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise RowError(f"{row.source}: data.columns cannot make {field!r} of {text!r}: {error}") from error
 

@@ -5,6 +5,8 @@ Whatever fits more than one format is an error that lists the candidates: a gues
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -44,8 +46,8 @@ class Format:
         return {*(name for names in self.needs for name in names), *self.reads, *TRAINING_KEYS}
 
     def in_words(self) -> str:
-        """The fields it needs."""
-        return ", ".join(" or ".join(names) for names in self.needs)
+        """The fields it needs, by the first of their names."""
+        return " + ".join(names[0] for names in self.needs)
 
     def has_keys(self, values: Values) -> bool:
         """Whether a row has the fields it needs, whatever their values."""
@@ -119,7 +121,7 @@ FORMATS: dict[str, Format] = {
 JUDGEMENTS = ("preference", "kto")
 # Names of other tools' fields, beside which `text` is hardly all that a row should train.
 QUESTIONS = ("instruction", "question", "query", "input", "prompt", "problem")
-ANSWERS = ("response", "answer", "output", "completion", "solution", "answers", "target")
+ANSWERS = ("response", "reply", "answer", "output", "completion", "solution", "answers", "target")
 
 
 def candidates(values: Values, mapped: Collection[str] = ()) -> list[str]:
@@ -170,7 +172,7 @@ def mixed(row: Row, format: str, first: str, mapped: Collection[str] = ()) -> Ro
 
 def expectation(row: Row, formats: list[str]) -> str:
     """What was seen, what was expected, the nearest spelling of a missing key, and the mapping that may be meant."""
-    expected = " or ".join(f"{name} ({FORMATS[name].in_words()})" for name in formats)
+    expected = ", ".join(f"{name} ({FORMATS[name].in_words()})" for name in formats)
     known = {name for format in formats for name in FORMATS[format].fields}
     near = [
         (key, match)
@@ -179,13 +181,37 @@ def expectation(row: Row, formats: list[str]) -> str:
     ]
     hint = "".join(f" Did you mean {match!r} where it says {key!r}?" for key, match in near if key not in known)
     return (
-        f"It has the keys {', '.join(row.values) or '(none)'}; expected {expected}. Rename the fields, or say where "
-        f"they are{_mapping(row.values)}.{hint}"
+        f"It has the keys {', '.join(row.values) or '(none)'}; expected {'one of ' * (len(formats) > 1)}{expected}. "
+        f"Rename the fields, or say where they are with `data.columns`, for example data.columns='{{"
+        f"{mapping(row.values)}}}'.{hint}{_header(row)}"
     )
 
 
-def _mapping(values: Values) -> str:
-    question = next((key for key in QUESTIONS if key in values), None)
-    answer = next((key for key in ANSWERS if key in values and key != question), None)
-    example = f"{{prompt: {question}, completion: {answer}}}" if question and answer else "{text: COLUMN}"
-    return f" with `data.columns`, for example data.columns='{example}'"
+def mapping(values: Values) -> str:
+    """The mapping that may be meant: by what columns hold, else by words in their names, else the first two texts."""
+    if listed := [name for name, value in values.items() if is_messages(value) or is_messages(value, "from")]:
+        return f"messages: {_quoted(listed[0])}"
+    asked, answered = _named(values, QUESTIONS), _named(values, ANSWERS)
+    if asked and answered and asked != answered:
+        return f"prompt: {_quoted(asked)}, completion: {_quoted(answered)}"
+    texts = [name for name, value in values.items() if isinstance(value, str)]
+    if len(texts) == 2:
+        return f"prompt: {_quoted(texts[0])}, completion: {_quoted(texts[1])}"
+    return f"text: {_quoted(texts[0]) if len(texts) == 1 else 'COLUMN'}"
+
+
+def _named(values: Values, words: tuple[str, ...]) -> str | None:
+    """The column whose name is one of these words, or has one."""
+    exact = next((word for word in words if word in values), None)
+    return exact or next((name for name in values for word in words if word in re.split(r"[\W_]+", name.lower())), None)
+
+
+def _quoted(name: str) -> str:
+    """A column's name as YAML holds it."""
+    return name if re.fullmatch(r"\w[\w -]*", name) else json.dumps(name, ensure_ascii=False)
+
+
+def _header(row: Row) -> str:
+    """A file without a header would have its first row taken for one."""
+    table = any(kind in row.source.lower() for kind in (".csv", ".tsv"))
+    return " (The first line of a table has to name its columns.)" if table else ""

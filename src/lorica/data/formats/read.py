@@ -85,7 +85,9 @@ class Records:
                     f"{row.source}: unknown key {key!r}; did you mean {near!r}? If not, rename or remove it."
                 )
             self._findings.add(
-                f"field {key!r} is not read", row.source, f"Rows are read as {self.format}: {format.in_words()}."
+                f"field {key!r} is not read",
+                row.source,
+                f"{key!r} has no use: rows are read as {self.format} ({format.in_words()}).",
             )
 
 

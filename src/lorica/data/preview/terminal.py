@@ -40,6 +40,16 @@ def print_previews(preview: Preview, console: Console) -> None:
 
 def print_check(found: Mapping[str, Any], console: Console) -> None:
     """Counts, lengths, and a table of findings."""
+    if found["rows"]:
+        _print_counts(found, console)
+        console.print()
+    if found["findings"]:
+        console.print(_findings(found["findings"]))
+    else:
+        console.print("nothing found", style="green")
+
+
+def _print_counts(found: Mapping[str, Any], console: Console) -> None:
     training, held_out = counted(found["examples"]["training"], "example"), found["examples"]["held_out"]
     console.print(
         f"{counted(found['rows'], 'row')} as {found['format']}: {training} to train on, {held_out:,} held out; "
@@ -55,11 +65,6 @@ def print_check(found: Mapping[str, Any], console: Console) -> None:
             f"{packing['batch_size']:,} rows (nothing is padded)",
             highlight=False,
         )
-    console.print()
-    if found["findings"]:
-        console.print(_findings(found["findings"]))
-    else:
-        console.print("nothing found", style="green")
 
 
 def print_gates(gates: Sequence[Gate], console: Console) -> None:
