@@ -1,6 +1,6 @@
 """Makes what the documentation shows from the code itself: the table of settings, and the picture of a report.
 
-python docs/make.py            writes docs/configuration.md
+python docs/make.py            writes docs/configuration.md and the table of gates in docs/data.md
 python docs/make.py runs/demo  also draws that run's report as docs/report.svg
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from lorica.config import LEAVES
 from lorica.config.describe import allowed
+from lorica.data.gates import GATES
 
 DOCS = Path(__file__).parent
 HEAD = """# Settings
@@ -38,6 +39,21 @@ def configuration() -> str:
     return "\n".join(lines) + "\n"
 
 
+def gates() -> str:
+    """The table of gates, for the page on data."""
+    lines = ["| gate | default | finds |", "|---|---|---|"]
+    for gate in GATES:
+        above = "" if gate.ruins_above is None else f" (error above {gate.ruins_above:.0%} of the rows)"
+        lines.append(f"| `{gate.key}` | {gate.severity}{', fixed' * gate.fixed} | {cell(gate.meaning)}{above} |")
+    return "\n".join(lines) + "\n"
+
+
+def with_gates(page: str) -> str:
+    """The page with its table of gates made anew."""
+    start, end = "<!-- gates -->\n", "<!-- end of gates -->\n"
+    return page[: page.index(start)] + start + gates() + page[page.index(end) :]
+
+
 def shown(value: object) -> str:
     """As a file would hold it, words without quotes."""
     return value if isinstance(value, str) else json.dumps(value)
@@ -60,5 +76,7 @@ def draw_report(run: Path) -> None:
 
 if __name__ == "__main__":
     (DOCS / "configuration.md").write_text(configuration(), encoding="utf-8")
+    page = DOCS / "data.md"
+    page.write_text(with_gates(page.read_text(encoding="utf-8")), encoding="utf-8")
     if len(sys.argv) > 1:
         draw_report(Path(sys.argv[1]))
