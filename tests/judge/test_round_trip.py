@@ -50,7 +50,7 @@ def read_prompts(path: Path, tokenizer: Any) -> list[list[int]]:
 
 
 def served(model: Path, trained: dict[str, Any], lora: Path | None = None) -> list[list[int]]:
-    judge = judges.opened(model, lora, n_ctx=512, n_batch=512, n_ubatch=512)
+    judge = judges.Judge(model, lora)
     return [judges.greedy(judge, ids, LENGTH, trained["stops"]) for ids in trained["prompts"]]
 
 
@@ -70,7 +70,7 @@ def test_the_adapter_beside_its_base(trained: dict[str, Any]) -> None:
     relative = float((found - wanted).norm() / wanted.norm())
     agreeing = same(served(folder / "base.gguf", trained, adapter), trained["answers"])
     print(f"adapter: logits within {relative:.4f}, {agreeing} of {PROMPTS} answers the same")
-    assert relative < 0.04 and agreeing >= PROMPTS - 5
+    assert relative < 0.04 and agreeing >= PROMPTS - 2
 
 
 def test_the_merged_model_in_q8_0_gives_the_same_text(trained: dict[str, Any]) -> None:

@@ -40,8 +40,8 @@ def test_ids(shared: Path, tmp_path: Path, name: str) -> None:
     tiny.llama(**sizes, pad_token_id=None).save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     quantise(tmp_path / "base", "Q8_0", tmp_path / "base.gguf")
-    judge = judges.opened(tmp_path / "base.gguf", vocab_only=True)
+    judge = judges.Judge(tmp_path / "base.gguf", vocabulary_only=True)
     for text in TEXTS:
         wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
-        found = judge.tokenize(text.encode(), add_bos=False, special=True)
+        found = judge.tokenise(text)
         assert found == wanted, (text, tokenizer.convert_ids_to_tokens(wanted), tokenizer.convert_ids_to_tokens(found))
