@@ -293,3 +293,12 @@ def test_a_conversation_that_opens_with_an_assistant(tmp_path: Path) -> None:
 def test_templates_that_raise(tmp_path: Path, source: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         made(tmp_path, source, conversation("U", "A"), Served("", "</s>"))
+
+
+def test_a_template_that_never_ends(chatml: Any) -> None:
+    loop = "{% for a in range(9999) %}" * 3 + "{% endfor %}" * 3
+    messages = [{"role": "user", "content": "U"}]
+    template = ChatTemplate(chatml, None, time_limit=0.1)
+    template.tokenizer.chat_template = loop
+    with pytest.raises(ValueError, match=r"rows:1: the chat template refuses.*did not end in time"):
+        template.render(Conversation("rows:1", messages, [0.0]), messages)

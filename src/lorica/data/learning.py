@@ -14,7 +14,7 @@ But conversations differ in little that a template can see:
 
 What conversations that begin alike have in common is learned once. An outline with much that is new is learned when it
 comes a second time, since learning costs more than it saves once. All this decides how fast a row is done and never
-what becomes of it; one conversation in sixteen goes the slow way too, and has to come out the same.
+what becomes of it; one conversation in 64 goes the slow way too, whose result stands if it differs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from lorica.data.turns import NOT_IN_TURN, Turn, serve
 
 REMEMBERED = 4096  # outlines, and beginnings of them
 FEW = 2  # new turns of an outline that are learned at once
-AUDITED = 16
+AUDITED = 64
 
 
 @dataclass(frozen=True, slots=True)

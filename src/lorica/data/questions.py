@@ -50,20 +50,26 @@ class Unforeseen(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An operation on marks and its answer."""
+    """An operation on marks and its answer. `holes` are the positional arguments with marks; `told` is whether the
+    answer has none."""
 
     operation: Callable[..., Any]
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     answer: Any
+    holes: tuple[int, ...]
+    told: bool
 
     def same(self, texts: Sequence[Text]) -> bool:
         """Whether the texts give the answer that their marks gave."""
-        arguments = [filled(argument, texts) for argument in self.arguments]
+        arguments = list(self.arguments)
+        for hole in self.holes:
+            arguments[hole] = filled(arguments[hole], texts)
         keywords = {key: filled(value, texts) for key, value in self.keywords.items()} if self.keywords else {}
+        answer = self.answer if self.told else filled(self.answer, texts)
         try:
-            return bool(self.operation(*arguments, **keywords) == filled(self.answer, texts))
-        except (TypeError, ValueError, LookupError, ArithmeticError):
+            return bool(self.operation(*arguments, **keywords) == answer)
+        except REFUSALS:
             return False
 
 
@@ -99,7 +105,9 @@ class Asked(ImmutableSandboxedEnvironment):
             raise self._cannot_tell(name) from error
         if not _plain(answer) or not whole_marks(answer):
             raise self._cannot_tell(name)
-        self.questions.setdefault(repr((name, arguments, keywords)), Question(operation, arguments, keywords, answer))
+        holes = tuple(number for number, argument in enumerate(arguments) if marked(argument))
+        question = Question(operation, arguments, keywords, answer, holes, not marked(answer))
+        self.questions.setdefault(repr((name, arguments, keywords)), question)
         return answer
 
     def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:

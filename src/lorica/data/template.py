@@ -94,12 +94,13 @@ class ChatTemplate:
         """The conversation as transformers hands it to a template: plain values, no nulls, reasoning by each name."""
         from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
 
-        messages = [{k: v for k, v in message.items() if v is not None} for message in conversation.messages]
-        return replace(
-            conversation,
-            messages=_alias_reasoning_fields(_plain_template_data(messages)),
-            tools=_plain_template_data(conversation.tools),
-        )
+        messages = [
+            {k: v for k, v in message.items() if v is not None} if None in message.values() else message
+            for message in conversation.messages
+        ]
+        messages = _alias_reasoning_fields(_plain_template_data(messages))
+        tools = _plain_template_data(conversation.tools) if conversation.tools else conversation.tools
+        return replace(conversation, messages=messages, tools=tools)
 
     def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
         """The text of prepared `messages`, with the conversation's tools; with the generation prompt where `generate`.

@@ -82,6 +82,8 @@ class _Tokens:
 
     def starting_from(self, character: int) -> int:
         """The first token that starts at or after `character`."""
+        if not self.ids or character > self.start(len(self.ids) - 1):  # most often the end of the text
+            return len(self.ids)
         return bisect_left(range(len(self.ids)), character, key=self.start)
 
     def ending_by(self, character: int) -> int:
@@ -244,6 +246,9 @@ def _shade(weights: list[float], tokens: _Tokens, shade: Shade, moved: int) -> N
 
 def _finish(document: Document, ids: list[int], weights: list[float], completion_start: int | None) -> Example:
     """Drops what follows the last supervised token, which nothing is learned from, and supervises no first token."""
-    weights = [0.0, *weights[1:]] if weights else []
-    length = next((i + 1 for i in range(len(weights) - 1, -1, -1) if weights[i]), 0)
-    return Example(document.source, ids[:length], weights[:length], completion_start if document.generative else None)
+    if weights:
+        weights[0] = 0.0
+    if not weights or not weights[-1]:
+        length = next((i + 1 for i in range(len(weights) - 1, -1, -1) if weights[i]), 0)
+        ids, weights = ids[:length], weights[:length]
+    return Example(document.source, ids, weights, completion_start if document.generative else None)
