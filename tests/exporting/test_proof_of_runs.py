@@ -1,0 +1,54 @@
+"""The proof of a run's export: its held-out rows and its metric, and an export that is nothing but the base."""
+
+from pathlib import Path
+
+import pytest
+
+import lorica
+from bases import sums, write_rows
+from lorica.exporting.proof import prove
+from lorica.exporting.source import open_source
+from lorica.exporting.weights import read_weights_of
+from lorica.exporting.written import Written, WrittenWeight
+from lorica.run import Watcher
+from lorica.run.reopen import Opened
+
+
+@pytest.fixture(scope="module")
+def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("proof")
+    evaluate = {"held_out": 0.2, "forgetting": None, "max_new_tokens": 8, "metric": "chrf"}
+    settings = {"lora": {"r": 3, "alpha": 5}, "train": {"steps": 12, "batch_size": 4, "lr": 0.02}}
+    data = write_rows(folder / "rows.jsonl", sums())
+    out = folder / "run"
+    lorica.train(
+        model=str(tiny_base), data=str(data), out=str(out), evaluate=evaluate, system={"threads": 1}, **settings
+    )
+    return out
+
+
+def test_an_export_that_lost_everything(run: Path, tiny_base: Path) -> None:
+    source = open_source(run)
+    weights = read_weights_of(source)
+
+    def erased() -> list[WrittenWeight]:
+        bases = ((name, stored.read().float(), change) for name, stored, change in weights.changed())
+        return [WrittenWeight(name, "F32", base, change.apply(base), base, base) for name, base, change in bases]
+
+    def reopen(dtype: str) -> Opened:
+        return Opened(lorica.load(tiny_base, dtype=dtype), None, False)
+
+    proof = prove(source, weights, Written([], lambda: iter(erased()), reopen, exact=False), Watcher())
+    report = lorica.run.reopen.read_report(run)
+    before, after = (report[side]["metrics"]["chrf"] for side in ("before", "after"))
+    assert abs(before - after) > 0.5
+    assert proof.metric_change == {"chrf": pytest.approx(before - after, abs=1e-6)}
+    assert proof.kl == pytest.approx(proof.kl_of_base, rel=1e-9) and proof.kl > 0.01
+    assert proof.delta_survival == 0 and proof.noise == 0 and not proof.ok
+    assert proof.rows == 8 and "F16" in proof.survives_as
+
+
+def test_a_right_one_changes_no_metric(run: Path, tmp_path: Path) -> None:
+    result = lorica.export(run, "merged", out=tmp_path / "out")
+    assert result.ok and result.proof is not None
+    assert result.proof.metric_change == {"chrf": 0.0} and result.proof.greedy_agreement == 1.0
