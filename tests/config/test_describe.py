@@ -85,7 +85,7 @@ SAMPLES = [
 FAULTY = [
     "{data: d}",
     "{model: m, data: d, lr: 1}",
-    "{model: {path: m, weights: nf4}, data: d}",
+    "{model: {path: m, weights: nf5}, data: d}",
     "{model: m, data: []}",
     "{model: m, data: d, lora: {r: 0}}",
     "{model: m, data: d, lora: {r: true}}",

@@ -76,7 +76,7 @@ def test_required_settings_say_how_to_give_them(report) -> None:
         ("train: {drop_out: 4}", "train.drop_out: unknown key; did you mean lora.dropout?"),
         ("train: {sedd: 4}", "train.sedd: unknown key; did you mean train.seed?"),
         ("lora: {target_module: x}", "lora.target_module: unknown key; did you mean lora.target_modules?"),
-        ("load_in_4bit: true", "load_in_4bit: unknown key; weights are not quantised yet"),
+        ("load_in_4bit: true", "load_in_4bit: unknown key; use model.weights: nf4"),
         ("train: {micro_batch_size: 2}", "train.micro_batch_size: unknown key; use train.batch_size"),
         ("sample_paking: true", "sample_paking: unknown key; leave it out: rows are always packed"),
         ("zzz: 1", "zzz: unknown key; allowed here: model, data, out, method, lora, train, evaluate, system"),
@@ -107,7 +107,7 @@ def test_hints_about_other_tools_name_settings_that_exist() -> None:
     [
         ("model: 4", 'run.yaml:2:8 model.path: got 4; allowed: text; write "4" in quotes if it is a name'),
         ("model: {path: 4}", 'got 4; allowed: text; write "4" in quotes if it is a name'),
-        ("model: {path: m, weights: nf4}", "packed weights (nf4, q8_0, q4_k_m ...) are not available yet"),
+        ("model: {path: m, weights: q4_km}", "did you mean q4_k_m?"),
         ("model: {path: ''}", 'got ""; allowed: text'),
         ("model: {path: m, dtype: fp16}", 'got "fp16"; allowed: auto, bf16 or fp32; did you mean bf16?'),
         ("method: qlora", 'got "qlora"; allowed: lora or full; did you mean lora?'),

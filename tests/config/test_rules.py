@@ -8,6 +8,7 @@ from lorica.config.schema import LEAVES
 
 HEAD = "model: m\ndata: d\n"
 BROKEN = [
+    ("full-trains-dense-weights", "model: {path: m, weights: nf4}\nmethod: full\n", "packed weights cannot be trained"),
     ("full-trains-no-adapter", "method: full\nlora:\n  r: 8\n", "run.yaml:5:6 lora.r: has no effect with method: full"),
     (
         "full-trains-no-adapter",
@@ -85,7 +86,7 @@ FINE = [
 
 @pytest.mark.parametrize(("name", "lines", "message"), BROKEN)
 def test_a_broken_rule_is_one_problem_with_its_place(report, name: str, lines: str, message: str) -> None:
-    head = "model: m\n" if lines.startswith("data:") else HEAD
+    head = {"data": "model: m\n", "model": "data: d\n"}.get(lines.partition(":")[0], HEAD)
     (found,) = report(head + lines)
     assert found.startswith("run.yaml:")
     assert message in found

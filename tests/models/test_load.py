@@ -163,7 +163,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "code of its own": (needs_code, "needs code of its own.*never runs"),
     "quantised": (
         lambda f: edit_config(f, quantization_config={"quant_method": "gptq", "bits": 4}),
-        "quantised by gptq.*not available yet",
+        "quantised by gptq.*model.weights packs it",
     ),
     "no tokenizer": (no_tokenizer, "no tokenizer"),
     "broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{"), "no tokenizer"),

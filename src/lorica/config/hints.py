@@ -11,7 +11,7 @@ from lorica.config.describe import choices, in_words, schema_of
 from lorica.config.schema import LEAVES, SECTIONS, RunConfig
 
 BATCH = "use train.batch_size, the rows of one whole optimiser step; splitting it to fit never changes the result"
-PACKED_WEIGHTS = "weights are not quantised yet; leave it out (model.weights is as-is)"
+PACKED_WEIGHTS = "use model.weights: nf4, or q8_0, q4_k_m ... as the base will be served"
 PACKING = "leave it out: rows are always packed, each attending to itself only, which does not change the result"
 PRECISION = "use model.dtype: bf16, fp32 or auto"
 MODEL, DATA, TARGETS = "use model", "use data", "use lora.target_modules"
@@ -125,8 +125,6 @@ def nearest_key(section: str, name: str) -> str | None:
 def about_value(key: str, value: Any) -> str:
     """What to add to the message about a value that is not allowed; empty where nothing helps."""
     schema = schema_of(key)
-    if key == "model.weights" and isinstance(value, str):
-        return "; packed weights (nf4, q8_0, q4_k_m ...) are not available yet"
     if key == "data.path" and isinstance(value, list):
         return "".join(f"; entry {number}: {fault}" for number, fault in _source_faults(value))
     if key == "evaluate.held_out" and value in (0, None):

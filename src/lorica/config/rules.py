@@ -75,6 +75,12 @@ RULES = (
         message="has no effect with method: full, which trains no adapter; remove it, or set method: lora",
     ),
     Rule(
+        "full-trains-dense-weights",
+        reads=("method", "model.weights"),
+        applies=lambda config: config.method == "full" and config.model.weights != "as-is",
+        message="packed weights cannot be trained whole; set model.weights: as-is, or method: lora",
+    ),
+    Rule(
         "steps-or-epochs",
         reads=("train.steps",),
         applies=lambda config: config.train.steps is not None,

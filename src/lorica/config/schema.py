@@ -21,6 +21,10 @@ Indices = Annotated[list[Index], Field(min_length=1)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 PissaIterations = Annotated[str, Field(pattern=r"^pissa_niter_[1-9][0-9]{0,2}$", examples=["pissa_niter_16"])]
 MetricFunction = Annotated[str, Field(pattern=r"^[\w.]+:\w+$", examples=["module:function"])]
+Weights = Literal[
+    "as-is", "nf4", "nf4_dq", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
+    "iq4_nl", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k",
+]  # fmt: skip
 Metric = Literal["exact_match", "bleu", "chrf"] | MetricFunction
 
 
@@ -33,8 +37,10 @@ class ModelConfig(Section):
         "auto", description="Precision of the base; auto is bf16 where the hardware multiplies it natively, else fp32"
     )
     tokenizer: Text | None = Field(None, description="Directory of another tokenizer; null is the model's own")
-    weights: Literal["as-is"] = Field(
-        "as-is", description="How the base is held in memory; as-is is what the files hold"
+    weights: Weights = Field(
+        "as-is",
+        description="How the base's matrices are held in memory: as-is is what the files hold; nf4 (nf4_dq with double"
+        " quantisation) and llama.cpp's mixtures pack a 16-bit base as it is read",
     )
 
 

@@ -86,6 +86,9 @@ def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = Fal
         for what in ("tokenizer", "template")
         if metadata.get(what) and hashes.get(what) and metadata[what] != hashes[what]
     ]
+    trained, given = (known.get("weights", "as-is") for known in (metadata, hashes))
+    if trained != given and hashes:
+        adapter.notes.append(f"the adapter in {folder} was trained with model.weights {trained}; this base is {given}")
     build(adapter, _targets(module, config, tensors, folder))
     try:
         _fill(adapter, tensors, folder)

@@ -36,12 +36,29 @@ def read_config(folder: Path) -> Any:
 def _refuse_quantised(values: dict[str, Any], folder: Path) -> None:
     nested = [value for value in values.values() if isinstance(value, dict)]
     found = next((v["quantization_config"] for v in (values, *nested) if v.get("quantization_config")), None)
-    if found is not None:
+    if found is not None and not _is_nf4(found):
         method = found.get("quant_method", "an unnamed method") if isinstance(found, dict) else found
         raise ValueError(
-            f"the weights in {folder} are quantised by {method}; training on packed weights is not available yet. Use "
-            "the unquantised version of this model."
+            f"the weights in {folder} are quantised by {method}; of packed weights Lorica reads bitsandbytes' NF4 and "
+            "GGUF files. Use the unquantised version of this model; model.weights packs it on load."
         )
+
+
+def _is_nf4(settings: Any) -> bool:
+    return (
+        isinstance(settings, dict)
+        and settings.get("quant_method") == "bitsandbytes"
+        and settings.get("load_in_4bit") is True
+        and settings.get("bnb_4bit_quant_type") == "nf4"
+    )
+
+
+def take_packed(config: Any) -> bool:
+    """Whether the weights come packed by bitsandbytes. The config then forgets it: the model is built without it."""
+    if getattr(config, "quantization_config", None) is None:
+        return False
+    del config.quantization_config
+    return True
 
 
 def read_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:

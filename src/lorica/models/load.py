@@ -16,13 +16,15 @@ from lorica.models import directory
 from lorica.models.fingerprint import Progress, hash_gguf, hash_template, hash_tokenizer, hash_weight_files
 from lorica.models.gguf_base import build, gguf_tokenizer, most_stored
 from lorica.models.locate import gguf_file, model_folder, stored_dtype, weight_files
+from lorica.models.packing import read_packed
 from lorica.models.precision import Precision, choose_device, choose_precision
 
 
 @dataclass
 class Base:
-    """A loaded base. `hashes` has `base`, `tokenizer` and, with a chat template, `template`; `notes` are lines the user
-    should see; `name` is the path or hub id it was asked for by."""
+    """A loaded base. `hashes` has `base`, `tokenizer` and, with a chat template, `template`, and `weights` where they
+    were packed on load (its value is the setting); `notes` are lines the user should see; `name` is the path or hub id
+    it was asked for by."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -61,12 +63,14 @@ def load(
     device: str = "auto",
     revision: str | None = None,
     tokenizer: str | None = None,
+    weights: str = "as-is",
     progress: Progress | None = None,
 ) -> Base:
     """Load a causal language model and its tokenizer, in evaluation mode.
 
     `path` is a GGUF file, a directory, or a hub id (`owner/name`) if no such directory exists. `dtype`: auto, bf16 or
-    fp32. `tokenizer` is a directory to read the tokenizer from, in place of the model's own.
+    fp32. `tokenizer` is a directory to read the tokenizer from, in place of the model's own. `weights` packs the
+    matrices of a 16-bit base as they are read: nf4, or a mixture of llama.cpp's such as q4_k_m.
     Raises ValueError for a path that is no model, weights that are missing, pickled, damaged or not finite, a model
     that needs its own code or is of an architecture that GGUF files are not read of, or no tokenizer.
     """
@@ -74,15 +78,25 @@ def load(
     chosen_device = choose_device(device)
     file = gguf_file(name, revision)
     if file is not None:
+        if weights != "as-is":
+            raise ValueError(f"model.weights is {weights}, but {name} is a GGUF file, which is used as it is packed.")
         return _load_gguf(name, file, dtype, chosen_device, tokenizer, progress)
     folder = model_folder(name, revision)
     files = weight_files(folder)
     config = directory.read_config(folder)
-    precision = choose_precision(dtype, stored_dtype(files), chosen_device)
-    model, notes = directory.read_model(folder, config, precision.dtype)
-    directory.check_finite(model, folder)
+    packed_already = directory.take_packed(config)
+    stored = torch.bfloat16 if packed_already else stored_dtype(files)
+    precision = choose_precision(dtype, stored, chosen_device)
+    if weights != "as-is" or packed_already:
+        model, notes = read_packed(folder, files, config, precision.dtype, weights)
+    else:
+        model, notes = directory.read_model(folder, config, precision.dtype)
+        directory.check_finite(model, folder)
     words = directory.read_tokenizer(Path(tokenizer) if tokenizer else folder)
-    return _base(model.to(chosen_device), words, name, hash_weight_files(files, progress), precision, notes)
+    base = _base(model.to(chosen_device), words, name, hash_weight_files(files, progress), precision, notes)
+    if weights != "as-is":
+        base.hashes["weights"] = weights
+    return base
 
 
 def _load_gguf(

@@ -52,6 +52,7 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
         device=config.system.device,
         revision=config.model.revision,
         tokenizer=config.model.tokenizer,
+        weights=config.model.weights,
         progress=lambda done, total: watcher.stage("hashing the base", done, total),
     )
     for note in base.notes:

@@ -83,8 +83,14 @@ def _open_run(run: RunFolder, device: str, allow_other_base: bool, base_only: bo
         base = load(run.model, dtype=settings["model.dtype"], device=device)
     else:
         name, revision = settings["model.path"], settings["model.revision"]
-        tokenizer = settings.get("model.tokenizer")
-        base = load(name, dtype=settings["model.dtype"], device=device, revision=revision, tokenizer=tokenizer)
+        base = load(
+            name,
+            dtype=settings["model.dtype"],
+            device=device,
+            revision=revision,
+            tokenizer=settings.get("model.tokenizer"),
+            weights=settings.get("model.weights", "as-is"),
+        )
     _use_template_of(run.model if whole else run.adapter, base)
     adapter = None
     if not whole and not base_only:
