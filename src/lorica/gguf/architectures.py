@@ -79,7 +79,7 @@ class Architecture:
         """The tensor that holds a parameter of transformers (`model.layers.0.self_attn.q_proj.weight`), or None."""
         for stem, module in GLOBAL.items():
             if parameter == f"{module}.weight":
-                return f"{stem}.weight"
+                return None if stem == "output" and self.always_tied else f"{stem}.weight"
         found = _LAYER.fullmatch(parameter)
         inside = self._stems.get(found[2]) if found else None
         return f"blk.{found[1]}.{inside}.{found[3]}" if found and inside else None
