@@ -295,3 +295,17 @@ def test_tensors_are_views_of_the_file(tmp_path: Path) -> None:
     file = open_model(convert(tiny.llama(), tmp_path / "a.gguf"))
     name = "blk.0.ffn_up.weight"
     assert file.data(name).data_ptr() == file.data(name).data_ptr() == file.rows(name).data_ptr()
+
+
+@pytest.mark.parametrize(
+    ("factors", "told"),
+    [
+        (torch.ones(4), r"rope_freqs.weight is \(4,\), and heads have 3 pairs"),
+        (torch.tensor([1.0, 0.0, 1.0]), "not above zero"),
+        (torch.tensor([1.0, math.nan, 1.0]), "not above zero"),
+    ],
+)
+def test_rope_factors_that_cannot_be(tmp_path: Path, factors: torch.Tensor, told: str) -> None:
+    path = convert(tiny.llama(), tmp_path / "a.gguf", extra={"rope_freqs.weight": factors})
+    with pytest.raises(ValueError, match=told):
+        load(path, device="cpu")

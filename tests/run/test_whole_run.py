@@ -48,6 +48,7 @@ def test_the_folder_and_the_result(settings: Settings) -> None:
     run = Path(result.run)
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith(".")) == [
         "adapter",
+        "after.json",
         "before.json",
         "checkpoints",
         "config.yaml",

@@ -9,8 +9,11 @@ from torch import Tensor
 from lorica.gguf.metadata import Metadata
 from lorica.gguf.read import TensorInfo
 from lorica.gguf.split import GgufModel, open_model
+from lorica.gguf.tokenizer import stop_ids
+from lorica.gguf.values import Type, Value
 from lorica.quant import codec_of_type
 
+LONG = 200  # letters of text that are shown
 DOWN, UP = ".lora_a", ".lora_b"
 SAID = {
     "general.name": "name",
@@ -26,7 +29,7 @@ def inspect_gguf(path: Path) -> tuple[dict[str, Any], list[tuple[str, Tensor, Te
     Raises ValueError for a file that is damaged or no GGUF file, and an adapter with half a pair.
     """
     file = open_model(path)
-    said = {name: file.metadata[key].content for key, name in SAID.items() if key in file.metadata}
+    said = {name: shown(file.metadata[key]) for key, name in SAID.items() if key in file.metadata}
     adapter = file.metadata.text("general.type", "model") == "adapter"
     architecture = file.metadata.text("general.architecture", "unknown")
     kinds: dict[str, dict[str, int]] = {}
@@ -34,16 +37,20 @@ def inspect_gguf(path: Path) -> tuple[dict[str, Any], list[tuple[str, Tensor, Te
         kind = kinds.setdefault(info.type.name, {"tensors": 0, "bytes": 0})
         kind["tensors"] += 1
         kind["bytes"] += info.size
+    values = sum(math.prod(info.shape) for info in file.tensors.values())
+    size = sum(info.size for info in file.tensors.values())
     found = {
         "kind": "gguf",
         "holds": "adapter" if adapter else "model",
         "architecture": architecture,
         **{name: value for name, value in said.items() if isinstance(value, str | int)},
-        "parameters": sum(math.prod(info.shape) for info in file.tensors.values()),
+        "parameters": values,
         "tensors": len(file.tensors),
         "types": kinds,
+        "bits_per_weight": round(8 * size / values, 3) if values else None,
         "bytes": sum(opened.path.stat().st_size for opened in file.files),
     }
+    found["metadata"] = {key: shown(value) for key, value in file.metadata.items()}
     return (found, list(_pairs(file))) if adapter else (found | _model(file.metadata, architecture), [])
 
 
@@ -54,8 +61,28 @@ def _model(metadata: Metadata, architecture: str) -> dict[str, Any]:
         "vocabulary": len(metadata.texts("tokenizer.ggml.tokens", [])) or None,
         "tokenizer": metadata.text("tokenizer.ggml.model", "none"),
         "pre_tokenizer": metadata.text("tokenizer.ggml.pre", "none"),
+        "stops": _stops(metadata),
         "chat_template": "tokenizer.chat_template" in metadata,
     }
+
+
+def _stops(metadata: Metadata) -> list[str]:
+    """The tokens at which llama.cpp ends generation."""
+    tokens = metadata.texts("tokenizer.ggml.tokens", [])
+    return [tokens[id] for id in stop_ids(metadata) if 0 <= id < len(tokens)]
+
+
+def shown(value: Value) -> Any:
+    """A value for people and JSON: long text is cut, arrays are counted, other bytes than UTF-8 are replaced."""
+    if value.type == Type.ARRAY:
+        assert value.element is not None
+        return f"{len(value.content):,} x {value.element.name.lower()}"
+    if value.type == Type.STRING:
+        clean = value.content.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        return clean if len(clean) <= LONG else f"{clean[:LONG]}... ({len(clean):,} letters)"
+    if isinstance(value.content, float) and not math.isfinite(value.content):
+        return str(value.content)
+    return value.content
 
 
 def _pairs(file: GgufModel) -> list[tuple[str, Tensor, Tensor, float]]:

@@ -1,5 +1,6 @@
 """Metadata by key, each read as the type that is expected of it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,17 @@ class Metadata(Mapping[str, Value]):
         return self._read(key, INTEGERS, "a whole number", default)
 
     def number(self, key: str, default: float | None = None) -> float:
-        return self._read(key, (*FLOATS, *INTEGERS), "a number", default)
+        found: float = self._read(key, (*FLOATS, *INTEGERS), "a number", default)
+        if not math.isfinite(found):
+            raise ValueError(f"{self.source}: {key} is {found}, where a finite number belongs.")
+        return found
+
+    def positive(self, key: str, default: float | None = None) -> float:
+        """A number above zero."""
+        found = self.number(key, default)
+        if found <= 0:
+            raise ValueError(f"{self.source}: {key} is {found:g}, where a number above zero belongs.")
+        return found
 
     def flag(self, key: str, default: bool | None = None) -> bool:
         return self._read(key, (Type.BOOL,), "true or false", default)

@@ -7,6 +7,7 @@ say) or fixes one (Gemma's attention scale), so does the config.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import AutoConfig, PretrainedConfig
@@ -48,12 +49,15 @@ def read_config(
     for key, field in SIZES.items():  # keys have as many heads as queries unless the file says otherwise
         default = fields["num_attention_heads"] if key.endswith("_kv") else None
         fields[field] = _size(metadata, f"{name}.{key}", default)
-    fields["rms_norm_eps"] = shortest(metadata.number(f"{name}.{EPSILON}"))
+    fields["rms_norm_eps"] = shortest(metadata.positive(f"{name}.{EPSILON}"))
     fields["vocab_size"] = _vocabulary(metadata, tensors)
     fields["tie_word_embeddings"] = found.always_tied or "output.weight" not in tensors
     head_size = _head_size(metadata, name, fields)
     fields |= _head_fields(name, fields, head_size) | _token_ids(metadata)
-    factors = {key: tensor(key) for key in (FACTORS, LONG, SHORT) if key in tensors}
+    pairs = metadata.integer(f"{name}.rope.dimension_count", head_size) // 2
+    factors = {
+        key: _factors(metadata, key, tensors[key], tensor, pairs) for key in (FACTORS, LONG, SHORT) if key in tensors
+    }
     rope = read_rope(metadata, name, factors, fields["max_position_embeddings"])
     fields |= _own_fields(name, metadata, tensors, fields, head_size)
     fields["rope_parameters"] = _rope_field(name, metadata, rope, head_size)
@@ -94,9 +98,19 @@ def _head_size(metadata: Metadata, name: str, fields: Mapping[str, Any]) -> int:
     if keys != values or not 0 < keys < 1 << 16 or keys % 2:
         raise ValueError(f"{metadata.source}: heads of {keys} for keys and {values} for values, which Lorica lacks.")
     rotated = metadata.integer(f"{name}.rope.dimension_count", keys)
-    if rotated != keys and name != "phi3":
+    if not 0 < rotated <= keys or rotated % 2 or (rotated != keys and name != "phi3"):
         raise ValueError(f"{metadata.source}: only {rotated} of {keys} features of a head are rotated, unlike {name}.")
     return keys
+
+
+def _factors(metadata: Metadata, key: str, info: TensorInfo, tensor: Callable[[str], Tensor], pairs: int) -> Tensor:
+    """What the frequency of each pair of features is divided by."""
+    if info.shape != (pairs,):
+        raise ValueError(f"{metadata.source}: {key} is {info.shape}, and heads have {pairs} pairs of features.")
+    found = tensor(key)
+    if not (torch.isfinite(found) & (found > 0)).all():
+        raise ValueError(f"{metadata.source}: {key} holds values that are not above zero; the file is damaged.")
+    return found
 
 
 def _head_fields(name: str, fields: Mapping[str, Any], head_size: int) -> dict[str, Any]:
@@ -132,13 +146,15 @@ def _own_fields(
 def _gemma_fields(name: str, metadata: Metadata, fields: Mapping[str, Any], head_size: int) -> dict[str, Any]:
     layers = fields["num_hidden_layers"]
     window = metadata.integer(f"{name}.attention.sliding_window", 4096 if name == "gemma2" else 0)
+    if not 0 <= window < 1 << 31:
+        raise ValueError(f"{metadata.source}: a sliding window of {window:,} tokens.")
     own: dict[str, Any] = {"query_pre_attn_scalar": attention_scalar(name, fields, head_size)}
     own["sliding_window"] = window or None
     own["layer_types"] = _layer_types(metadata, name, layers, window)
     final = metadata.number(f"{name}.final_logit_softcapping", 30.0 if name == "gemma2" else 0.0)
     own["final_logit_softcapping"] = shortest(final) or None
     if name == "gemma2":
-        own["attn_logit_softcapping"] = shortest(metadata.number("gemma2.attn_logit_softcapping", 50.0))
+        own["attn_logit_softcapping"] = shortest(metadata.positive("gemma2.attn_logit_softcapping", 50.0))
     return own
 
 
@@ -166,7 +182,7 @@ def _layer_types(metadata: Metadata, name: str, layers: int, window: int) -> lis
 
 def _rope_field(name: str, metadata: Metadata, rope: dict[str, Any], head_size: int) -> dict[str, Any]:
     if name == "gemma3":
-        local = shortest(metadata.number("gemma3.rope.freq_base_swa", 10000.0))
+        local = shortest(metadata.positive("gemma3.rope.freq_base_swa", 10000.0))
         return {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
     if name == "phi3":
         return rope | {"partial_rotary_factor": metadata.integer("phi3.rope.dimension_count", head_size) / head_size}

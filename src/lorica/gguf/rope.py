@@ -23,7 +23,7 @@ def read_rope(metadata: Metadata, name: str, factors: Mapping[str, Tensor], cont
 
     Raises ValueError for a scaling that transformers has no form for.
     """
-    theta = shortest(metadata.number(f"{name}.rope.freq_base", 10000.0))
+    theta = shortest(metadata.positive(f"{name}.rope.freq_base", 10000.0))
     return {"rope_theta": theta} | _scaling(metadata, name, factors, context, theta)
 
 
@@ -33,17 +33,19 @@ def _scaling(
     kind = metadata.text(f"{name}.rope.scaling.type", "linear")
     old_key = metadata.number(f"{name}.rope.scale_linear", 1.0)
     factor = shortest(metadata.number(f"{name}.rope.scaling.factor", old_key))
-    original = metadata.integer(f"{name}.rope.scaling.original_context_length", context)
+    original = int(metadata.positive(f"{name}.rope.scaling.original_context_length", context))
     if SHORT in factors and LONG in factors:
-        attention = shortest(metadata.number(f"{name}.rope.scaling.attn_factor", 1.0))
+        attention = shortest(metadata.positive(f"{name}.rope.scaling.attn_factor", 1.0))
         return _longrope(factors[SHORT], factors[LONG], original, attention)
     if FACTORS in factors:
         return _llama3(factors[FACTORS], theta) or _longrope(factors[FACTORS], factors[FACTORS], original, 1.0)
+    if factor and not 1 <= factor <= 1 << 20:
+        raise ValueError(f"{metadata.source}: rope scaling by {factor:g}, which is no longer context.")
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
         return {"rope_type": "default"}
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
-    if kind == "yarn":
+    if kind == "yarn" and factor:
         return _yarn(metadata, name, factor, original)
     raise ValueError(
         f"{metadata.source}: rope scaling of the type {kind} without its factor tensors; Lorica reads none, linear, "
@@ -56,9 +58,9 @@ def _yarn(metadata: Metadata, name: str, factor: float, original: int) -> dict[s
     if metadata.number(prefix + "yarn_log_multiplier", 0.0) or metadata.number(prefix + "yarn_ext_factor", 1.0) != 1:
         raise ValueError(f"{metadata.source}: a YaRN scaling with a log multiplier or extrapolation factor of its own.")
     found = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    found["beta_fast"] = shortest(metadata.number(prefix + "yarn_beta_fast", 32.0))
-    found["beta_slow"] = shortest(metadata.number(prefix + "yarn_beta_slow", 1.0))
-    own = metadata.number(prefix + "attn_factor", 1.0)
+    found["beta_fast"] = shortest(metadata.positive(prefix + "yarn_beta_fast", 32.0))
+    found["beta_slow"] = shortest(metadata.positive(prefix + "yarn_beta_slow", 1.0))
+    own = metadata.positive(prefix + "attn_factor", 1.0)
     if own != 1:
         found["attention_factor"] = own * (0.1 * math.log(factor) + 1)
     return found

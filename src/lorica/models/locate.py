@@ -101,6 +101,8 @@ def weight_files(folder: Path) -> list[Path]:
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise ValueError(f"{index} has no weight_map that says which file holds which tensor; download it again.")
+        if not all(isinstance(name, str) and name and Path(name).name == name for name in shards.values()):
+            raise ValueError(f"{index}: an entry of weight_map is no name of a file beside it; download it again.")
         names = sorted(set(shards.values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
