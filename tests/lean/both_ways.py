@@ -71,7 +71,7 @@ class Sides:
 
 
 def documents_of(batch: Batch, lanes: int = 1) -> Any:
-    from lorica.lean.by_document import Documents
+    from lorica.kernels.documents import Documents
 
     return Documents.of(batch.lengths * lanes, batch.input_ids.device)
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lorica.kernels import rotate_
-from lorica.lean.by_document import attention, attention_backward
+from lorica.kernels.attention import attention, attention_backward
 from lorica.lean.group import Group
 from lorica.lean.norm import Norm
 from lorica.lean.pack import Pack

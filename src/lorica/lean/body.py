@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lorica.lean.by_document import Documents
+from lorica.kernels.documents import Documents
 from lorica.lean.layer import LeanLayer
 from lorica.lean.pack import Pack
 from lorica.lean.policy import Policy

@@ -36,6 +36,8 @@ def scaled_(x: Tensor, scale: float | Tensor) -> Tensor:
 
 def outer(dy: Tensor, x: Tensor, lanes: int) -> Tensor:
     """`dy^T @ x` by lane, in fp32 or better: (rows, m) and (rows, n) give (lanes, m, n), the gradient of a matrix."""
+    if dy.shape[1] > x.shape[1]:
+        return outer(x, dy, lanes).mT  # a product with its short side first takes half the time
     wide = torch.promote_types(dy.dtype, torch.float32)
     if lanes == 1 and dy.is_cuda and dy.dtype != wide:
         return torch.mm(dy.t(), x, out_dtype=wide).unsqueeze(0)  # 16-bit operands, unrounded sums

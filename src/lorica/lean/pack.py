@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lorica.lean.by_document import Documents
+from lorica.kernels.documents import Documents
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.lean.body import Inputs
-from lorica.lean.by_document import Documents
+from lorica.kernels.documents import Documents
 from lorica.lean.pack import Pack
 from lorica.lean.structure import NotLeanError
 from lorica.lean.trace import Call, recorded, same

@@ -72,7 +72,9 @@ class LossHead:
     def chunk_rows(self, hidden: Tensor) -> int:
         budget = self.chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
         vocabulary: Tensor = self.projection.weight  # type: ignore[assignment]
-        return max(1, min(len(hidden), budget // (4 * vocabulary.shape[0])))
+        most = max(1, budget // (4 * vocabulary.shape[0]))
+        chunks = max(1, -(-len(hidden) // most))
+        return max(1, -(-len(hidden) // chunks))  # of one size: a last chunk of few rows takes as long as a whole one
 
 
 class _FrozenProjectionLoss(torch.autograd.Function):
