@@ -9,6 +9,7 @@ from torch import Tensor
 import tiny_models
 from lorica.data import Example
 from lorica.data.batches import Batch, microbatches
+from lorica.kernels.documents import Documents
 from lorica.lean import LeanBody, Policy, find_body
 from lorica.lora import Adapter, attach
 from lorica.lora.dropout import token_keys
@@ -70,9 +71,7 @@ class Sides:
         return loss.detach(), {k: g for k, g in zip(named, found, strict=True) if g is not None}
 
 
-def documents_of(batch: Batch, lanes: int = 1) -> Any:
-    from lorica.kernels.documents import Documents
-
+def documents_of(batch: Batch, lanes: int = 1) -> Documents:
     return Documents.of(batch.lengths * lanes, batch.input_ids.device)
 
 

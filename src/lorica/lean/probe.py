@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorica.lean.body import Inputs
 from lorica.kernels.documents import Documents
+from lorica.lean.body import Inputs
 from lorica.lean.pack import Pack
 from lorica.lean.structure import NotLeanError
 from lorica.lean.trace import Call, recorded, same

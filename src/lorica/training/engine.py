@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from lorica.data.batches import Batch, microbatches
 from lorica.data.examples import Example
 from lorica.data.lanes import side_by_side
-from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.kernels.documents import Documents
+from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.lora import Adapter
 from lorica.training.head import LossHead, find_head
 from lorica.training.loss import accepts, token_losses
