@@ -133,8 +133,8 @@ def _derive_system(resolved: Resolved, base: Base) -> Resolved:
 def tokens_per_microbatch(base: Base) -> tuple[int, str]:
     """As many tokens as keep the device busy, within a budget for the logits (tokens x vocabulary values)."""
     vocabulary = base.model.get_input_embeddings().weight.shape[0]
-    # On a CPU lean layers take as long for a token in 256 as in 2,048; a model's own take longer, for their mask costs the
-    # square (benchmarks/microbatch_tokens.py).
+    # On a CPU lean layers take as long for a token in 256 as in 2,048. A model's own take longer, because their mask
+    # costs the square (benchmarks/microbatch_tokens.py).
     busy = 8192 if base.device.type == "cuda" else 256
     affordable = LOGITS_BUDGET // (LOGITS_BYTES_PER_VALUE * vocabulary)
     if affordable < busy:
