@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import lorica
-from bases import sums, write_rows
+from bases import sums, write_base, write_rows
 from lorica.exporting.proof import prove
 from lorica.exporting.source import open_source
 from lorica.exporting.weights import read_weights_of
@@ -52,3 +52,26 @@ def test_a_right_one_changes_no_metric(run: Path, tmp_path: Path) -> None:
     result = lorica.export(run, "merged", out=tmp_path / "out")
     assert result.ok and result.proof is not None
     assert result.proof.metric_change == {"chrf": 0.0} and result.proof.greedy_agreement == 1.0
+
+
+def test_a_run_on_a_base_packed_on_loading(tmp_path: Path) -> None:
+    """What was trained is the adapter on the packed base; merging into the stored one moves it by the packing's
+    error, which the proof shows."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+    base = write_base(tmp_path / "base", **sizes)
+    out = tmp_path / "run"
+    lorica.train(
+        model={"path": str(base), "weights": "q4_0"},
+        data=str(write_rows(tmp_path / "rows.jsonl", sums())),
+        out=str(out),
+        lora={"r": 3, "alpha": 5},
+        train={"steps": 8, "batch_size": 4, "lr": 0.02},
+        evaluate={"held_out": 0.2, "forgetting": None, "max_new_tokens": 3},
+        system={"threads": 1},
+    )
+    merged = lorica.export(out, "merged", out=tmp_path / "merged")
+    adapter = lorica.export(out, "peft", out=tmp_path / "peft")
+    assert merged.proof is not None and adapter.proof is not None
+    assert adapter.proof.kl == 0 and adapter.ok
+    assert merged.proof.max_logit_difference > 1e-3 and merged.proof.delta_survival == pytest.approx(1, abs=1e-4)
+    assert any("packed" in note for note in merged.notes)

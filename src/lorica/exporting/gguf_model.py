@@ -97,7 +97,7 @@ def write_gguf(
         [folder / FILE],
         lambda: _compared(folder / FILE, weights, form, importances),
         lambda dtype: _reopened(source, folder / FILE, dtype),
-        exact=not rounded and weights.trained is None,
+        exact=not rounded and weights.trained is None and source.packing == "as-is",
         notes=plan.notes,
     )
 

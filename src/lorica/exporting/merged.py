@@ -82,7 +82,7 @@ def write_merged(
         sorted(folder.iterdir()),
         lambda: _compared(folder, weights),
         lambda dtype: _reopened(source, folder, dtype),
-        exact=not rounded and weights.trained is None,
+        exact=not rounded and weights.trained is None and source.packing == "as-is",
         notes=[f"{untied[1]} has a weight of its own: the fine-tune took the tied pair apart"] if untied else [],
     )
 

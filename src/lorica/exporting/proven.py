@@ -73,9 +73,19 @@ def export(
         found = prove(source, weights, written, watcher) if proof else None
         write_card(source, aside, target.use, target.library)
         files = sorted([*(file.name for file in written.files), "README.md", MARK])
-        result = ExportResult(str(folder), to, files, found, written.notes)
+        result = ExportResult(str(folder), to, files, found, [*written.notes, *_packed_base(source, to)])
         write_json(aside / MARK, result.to_dict())
     return result
+
+
+def _packed_base(source: Source, to: str) -> list[str]:
+    """What an adapter that was trained on a packed base does not know about the stored one."""
+    if source.packing == "as-is" or to in ("peft", "gguf-adapter"):
+        return []
+    return [
+        f"the run trained on the base packed as {source.packing}, and is merged into the base as it is stored; the "
+        "proof compares with what was trained"
+    ]
 
 
 def _default_folder(source: Source, options: Options) -> Path:

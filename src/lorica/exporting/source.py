@@ -39,6 +39,14 @@ class Source:
         """The folder of the tokenizer that was saved with the training; None for the base's own."""
         return str(self.trained) if (self.trained / "tokenizer.json").is_file() else None
 
+    @property
+    def packing(self) -> str:
+        """How the run packed its base on loading; what was trained is the adapter on that."""
+        if self.receipt is None or self.whole:
+            return "as-is"
+        setting = self.receipt["settings"].get("model.weights")
+        return "as-is" if setting is None else str(setting["value"])
+
     def facts(self) -> ModelFacts:
         """How the model cuts text and where it stops, without its weights."""
         return read_facts(str(self.base), tokenizer=self.tokenizer)
@@ -93,7 +101,8 @@ def open_trained(source: Source, dtype: str, adapter: Path | None = None) -> Ope
 
     Raises ValueError as `lorica.load` and `load_adapter`.
     """
-    base = load(source.trained if source.whole else source.base, dtype=dtype, tokenizer=source.tokenizer)
+    place = source.trained if source.whole else source.base
+    base = load(place, dtype=dtype, tokenizer=source.tokenizer, weights=source.packing)
     found = None
     if not source.whole:
         found = load_adapter(base, adapter or source.trained, allow_other_base=source.allow_other_base).eval()
