@@ -7,13 +7,13 @@ import json
 import resource
 import sys
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 SMOLLM2_135M = {
     "hidden_size": 576,
     "intermediate_size": 1536,
-    "num_hidden_layers": 30,
     "num_attention_heads": 9,
     "num_key_value_heads": 3,
     "vocab_size": 49152,
@@ -22,12 +22,17 @@ SMOLLM2_135M = {
     "tie_word_embeddings": True,
 }
 
+MAX_LENGTH = 1024  # TRL's default, beyond which it would cut rows; longer ones are left out for everyone
+
 
 @dataclass(frozen=True)
 class Task:
-    """What a peer trains. `steps` optimiser steps of `batch_size` rows; the first `warm_up` of them are not counted."""
+    """What a peer trains. `steps` optimiser steps of `batch_size` rows; the first `warm_up` of them are not counted.
+    `layers` is 30 for SmolLM2's whole shape; `microbatch_tokens` is how much the bare matrix products take at a
+    time."""
 
     folder: Path
+    layers: int
     rank: int
     alpha: float
     lr: float
@@ -35,10 +40,11 @@ class Task:
     steps: int
     warm_up: int
     threads: int
+    microbatch_tokens: int
 
     @property
     def model(self) -> Path:
-        return self.folder / "model"
+        return self.folder / f"model-{self.layers}"
 
     @property
     def rows(self) -> Path:
@@ -46,7 +52,7 @@ class Task:
 
     @property
     def adapter(self) -> Path:
-        return self.folder / f"adapter-r{self.rank}-a{self.alpha:g}"
+        return self.folder / f"adapter-{self.layers}-r{self.rank}-a{self.alpha:g}"
 
     @property
     def documents(self) -> Path:
@@ -65,14 +71,14 @@ class Task:
 def prepare(task: Task, tokenizer: Path, rows: Path, columns: tuple[str, str], most_rows: int) -> None:
     """Make what is not there yet."""
     if not (task.model / "config.json").exists():
-        _make_model(task.model, tokenizer)
+        _make_model(task, tokenizer)
     if not task.rows.exists():
-        _write_rows(rows, task.rows, columns, most_rows)
+        _write_rows(rows, task.rows, columns, most_rows, tokenizer)
     if not task.documents.exists() or not task.adapter.exists():
         _tokenise_and_attach(task)
 
 
-def _make_model(folder: Path, tokenizer: Path) -> None:
+def _make_model(task: Task, tokenizer: Path) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -80,16 +86,23 @@ def _make_model(folder: Path, tokenizer: Path) -> None:
     if len(backend) > SMOLLM2_135M["vocab_size"]:
         raise SystemExit(f"{tokenizer} has {len(backend):,} tokens; the model has {SMOLLM2_135M['vocab_size']:,}.")
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SMOLLM2_135M, eos_token_id=backend.eos_token_id))
-    model.save_pretrained(folder)
-    backend.save_pretrained(folder)
+    model = LlamaForCausalLM(
+        LlamaConfig(**SMOLLM2_135M, num_hidden_layers=task.layers, eos_token_id=backend.eos_token_id)
+    )
+    model.save_pretrained(task.model)
+    backend.save_pretrained(task.model)
 
 
-def _write_rows(source: Path, target: Path, columns: tuple[str, str], most: int) -> None:
+def _write_rows(source: Path, target: Path, columns: tuple[str, str], most: int, tokenizer: Path) -> None:
+    from tokenizers import Tokenizer
+
+    tokens = Tokenizer.from_file(str(tokenizer))
     with open(source, encoding="utf-8") as file:
         rows = [json.loads(line) for line, _ in zip(file, range(most), strict=False)]
     pairs = [{"prompt": f"{row[columns[0]]}\n", "completion": row[columns[1]]} for row in rows]
-    target.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in pairs), encoding="utf-8")
+    room = MAX_LENGTH - 2  # for the tokens that begin and end a row
+    short = [pair for pair in pairs if len(tokens.encode(pair["prompt"] + pair["completion"]).ids) <= room]
+    target.write_text("".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in short), encoding="utf-8")
 
 
 def _tokenise_and_attach(task: Task) -> None:
@@ -99,7 +112,7 @@ def _tokenise_and_attach(task: Task) -> None:
     from lorica.data import read_examples, step_rows
 
     base = load(task.model, dtype="fp32", device="cpu")
-    read = read_examples(DataConfig(path=str(task.rows)), base.tokenizer, 2048, sorted(base.stop_ids)).examples
+    read = read_examples(DataConfig(path=str(task.rows)), base.tokenizer, MAX_LENGTH, sorted(base.stop_ids)).examples
     steps = len(read) // task.batch_size
     chosen = [read[row] for step in range(steps) for row in step_rows(len(read), task.batch_size, step, 0)]
     with open(task.documents, "w", encoding="utf-8") as file:
@@ -117,9 +130,22 @@ def documents(task: Task) -> list[dict[str, list[int]]]:
         return [json.loads(line) for line, _ in zip(file, range(task.steps * task.batch_size), strict=False)]
 
 
-def report(losses: list[float], seconds: list[float], versions: dict[str, str]) -> None:
-    """What a peer prints, last: the loss and the seconds of every step, and the most memory its process ever held."""
+def report(
+    losses: list[float], seconds: list[float], cpu_seconds: list[float], versions: dict[str, str], **more: Any
+) -> None:
+    """What a peer prints, last: the loss of every step, its seconds, those its process computed for, and the most
+    memory that its process ever held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_bytes = peak if sys.platform == "darwin" else peak * 1024
-    told: dict[str, Any] = {"losses": losses, "seconds": seconds, "peak_rss_bytes": peak_bytes, "versions": versions}
-    print(json.dumps(told), flush=True)
+    told: dict[str, Any] = {
+        "losses": losses,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "peak_rss_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        "versions": versions,
+    }
+    print(json.dumps(told | more), flush=True)
+
+
+def differences(values: list[float]) -> list[float]:
+    """How much each is more than the one before."""
+    return [after - before for before, after in pairwise(values)]

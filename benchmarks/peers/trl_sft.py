@@ -18,7 +18,7 @@ import trl
 from datasets import Dataset
 from peft import LoraConfig, set_peft_model_state_dict
 from peft.utils import load_peft_weights
-from task import Task, documents, report
+from task import Task, differences, documents, report
 from transformers import AutoTokenizer, TrainerCallback
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -29,19 +29,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 class Stopwatch(TrainerCallback):
-    """Seconds of every step, from the end of the one before."""
+    """The clock and the process's own time when training begins and at the end of every step."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []
-        self.at = 0.0
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self.at = time.perf_counter()
+        self.at: list[float] = []
+        self.cpu_at: list[float] = []
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        now = time.perf_counter()
-        self.seconds.append(now - self.at)
-        self.at = now
+        self.at.append(time.perf_counter())
+        self.cpu_at.append(time.process_time())
+
+    on_train_begin = on_step_end
 
 
 def main() -> None:
@@ -80,7 +78,7 @@ def main() -> None:
         trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
     versions = {module.__name__: module.__version__ for module in (torch, transformers, trl)}
-    report(losses, stopwatch.seconds, versions)
+    report(losses, differences(stopwatch.at), differences(stopwatch.cpu_at), versions)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
-"""The Triton kernels, run by Triton's interpreter against the references in float64. Collected by `test_triton.py`, in
-a process of its own: whether kernels are interpreted is settled when Triton is imported.
+"""The Triton kernels against the references in float64: on a GPU, or where `TRITON_INTERPRET` is 1 in Triton's
+interpreter. Collected by `test_triton.py`, in a process of its own: which it is, is settled when Triton is imported.
 
 The interpreter is numpy's arithmetic without threads, so it finds wrong formulas, masks and offsets, and no races.
 """
 
+import os
+from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -21,14 +23,21 @@ from lorica.kernels.triton.gated import gated_backward_triton_, gated_triton
 from lorica.kernels.triton.norm import add_rms_norm_triton_, rms_norm_backward_triton_, rms_norm_triton
 from lorica.kernels.triton.rotary import rotate_triton_
 
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 EPS = 1e-5
 # One row, rows that do not fill a program, several in a program, a row of several warps; powers of two and not.
 SHAPES = [(1, 1), (5, 37), (2, 3, 64), (2, 2500), (0, 8)]
 
 
+@pytest.fixture(autouse=True)
+def on_device() -> Iterator[None]:
+    with torch.device(DEVICE):
+        yield
+
+
 def draw(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+    return torch.randn(*shape, generator=torch.Generator(DEVICE).manual_seed(sum(shape))).to(dtype)
 
 
 def assert_close(found: Tensor, exact: Tensor, absolute: float = 2e-6) -> None:
