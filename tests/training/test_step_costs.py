@@ -74,6 +74,11 @@ def test_work_beside_the_microbatches_does_not_grow_with_them(tmp_path: Path) ->
     assert counts[0]["_fused_adamw_"] == 1 and counts[0].total() < 40
 
 
+def test_operations_are_the_same_for_every_microbatch(tmp_path: Path) -> None:
+    one, two, four = (len(of_step(loop, 0).names) for loop in loops(tmp_path))
+    assert four - two == 2 * (two - one) > 0
+
+
 def test_no_copy_of_parameters_for_a_microbatch(tmp_path: Path) -> None:
     """Gradients are added where they lie: nothing of the size of all parameters, or of a matrix of the base, is copied,
     however many microbatches there are."""
