@@ -68,9 +68,16 @@ def as_bytes(values: Tensor) -> Tensor:
     return values.contiguous().view(torch.uint8)
 
 
+def numbers(packed: Tensor, dtype: torch.dtype) -> Tensor:
+    """The numbers of `dtype` stored in the bytes `packed` (blocks, n * itemsize), wherever they begin."""
+    if not packed.is_contiguous() or packed.storage_offset() % dtype.itemsize:
+        packed = packed.clone(memory_format=torch.contiguous_format)
+    return packed.view(dtype)
+
+
 def halves(packed: Tensor) -> Tensor:
     """The fp16 numbers stored in the bytes `packed` (blocks, 2 n), as fp32 (blocks, n)."""
-    return packed.contiguous().view(torch.float16).float()
+    return numbers(packed, torch.float16).float()
 
 
 def extreme(values: Tensor) -> Tensor:

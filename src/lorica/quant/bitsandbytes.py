@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorica.quant.arithmetic import as_bytes
+from lorica.quant.arithmetic import as_bytes, numbers
 from lorica.quant.codec import Codec
 from lorica.quant.nf4 import BLOCK, CODES, NESTED, NF4, DoubleNF4, dynamic_map, levels
 
@@ -57,7 +57,7 @@ def write(codec: Codec, packed: Tensor, dtype: torch.dtype) -> dict[str, Tensor]
     if isinstance(codec, NF4):
         blocks = packed.view(-1, codec.block_bytes)
         tensors["weight"] = blocks[:, 4:].reshape(-1, 1)
-        tensors["weight.absmax"] = blocks[:, :4].contiguous().view(torch.float32).flatten()
+        tensors["weight.absmax"] = numbers(blocks[:, :4], torch.float32).flatten()
     elif isinstance(codec, DoubleNF4):
         codes, magnitudes, scales, offset, first = codec.take_apart(packed)
         start = torch.arange(rows, device=packed.device)[:, None] * magnitudes.shape[1]

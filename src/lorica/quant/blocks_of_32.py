@@ -70,8 +70,9 @@ class Affine(BlockCodec):
 
     def pack_blocks(self, blocks: Tensor, weights: Tensor | None) -> Tensor:
         if weights is None:
-            lowest = blocks.amin(1, keepdim=True)
-            scale = divide(blocks.amax(1, keepdim=True) - lowest, float(self.levels))
+            # of equal zeros the first, whose sign is kept: amin and amax may take another
+            lowest, highest = blocks.min(1, keepdim=True).values, blocks.max(1, keepdim=True).values
+            scale = divide(highest - lowest, float(self.levels))
             codes = (blocks - lowest).mul_(inverse_or_zero(scale)).add_(0.5).clamp_(max=self.levels)
             ends = torch.cat([scale, lowest], 1)
         else:

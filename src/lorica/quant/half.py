@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lorica.quant.arithmetic import as_bytes
+from lorica.quant.arithmetic import as_bytes, numbers
 from lorica.quant.codec import BlockCodec
 
 
@@ -27,4 +27,4 @@ class Float(BlockCodec):
         return as_bytes(stored)
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
-        out.copy_(packed.contiguous().view(self.dtype))
+        out.copy_(numbers(packed, self.dtype))

@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from lorica.quant.arithmetic import as_bytes, divide
+from lorica.quant.arithmetic import as_bytes, divide, numbers
 from lorica.quant.codec import BlockCodec, Codec
 
 BLOCK = 64
@@ -38,7 +38,7 @@ class NF4(BlockCodec):
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
         look_up_pairs(packed[:, 4:], out)
-        out.mul_(packed[:, :4].contiguous().view(torch.float32))
+        out.mul_(numbers(packed[:, :4], torch.float32))
 
 
 class DoubleNF4(Codec):
@@ -65,7 +65,7 @@ class DoubleNF4(Codec):
     def pack(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
         self.row_bytes(weight.shape[1])
         single = NF4().pack(weight).view(-1, 4 + CODES)
-        magnitude = single[:, :4].contiguous().view(torch.float32).flatten()
+        magnitude = numbers(single[:, :4], torch.float32).flatten()
         offset = magnitude.mean()
         codes, scales = pack_magnitudes(magnitude - offset)
         return self.assemble(single[:, 4:].reshape(len(weight), -1), codes, scales, offset)
@@ -85,8 +85,8 @@ class DoubleNF4(Codec):
         first magnitude (rows, 1)."""
         blocks = self.columns(packed.shape[1]) // BLOCK
         codes, magnitudes, tail = packed.split([blocks * CODES, blocks, packed.shape[1] - blocks * (CODES + 1)], 1)
-        tail = tail.contiguous().view(torch.float32)
-        return codes, magnitudes, tail[:, :-2], tail[:, -2:-1], tail[:, -1:].contiguous().view(torch.int32)
+        tail = numbers(tail, torch.float32)
+        return codes, magnitudes, tail[:, :-2], tail[:, -2:-1], numbers(tail[:, -1:], torch.int32)
 
     def unpack_rows(self, packed: Tensor, out: Tensor) -> None:
         codes, magnitudes, scales, offset, first = self.take_apart(packed)

@@ -32,7 +32,7 @@ def fit_affine(
 
     Returns scale (blocks), minimum (blocks) and codes (k, blocks), fp32.
     """
-    minimum, maximum = x.amin(0).clamp_(max=0), x.amax(0)
+    minimum, maximum = x.min(0).values.clamp_(max=0), x.max(0).values  # of equal zeros the first
     sum_w, sum_x = total(weights), total(weights * x)
     inverse = divide(float(levels), maximum - minimum)
     scale = divide(1.0, inverse)
