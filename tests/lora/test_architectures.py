@@ -134,7 +134,7 @@ class Odd(nn.Module):
 
 
 def test_what_only_looks_like_a_linear_or_an_embedding_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"packed is a PackedLinear.*uint8.*not available yet"):
+    with pytest.raises(ValueError, match=r"packed is a PackedLinear.*uint8.* of another library"):
         attach(Odd(), r=2)
     with pytest.raises(ValueError, match=r"positions is a Positions.*more than a look-up"):
         attach(Odd(), r=2, target_modules=["plain", "positions"])

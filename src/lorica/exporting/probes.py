@@ -9,6 +9,7 @@ from lorica.config.schema import EvaluateConfig
 from lorica.data.examples import Example
 from lorica.evaluation.forgetting import read_general_text
 from lorica.exporting.source import Source
+from lorica.lora.weights import vocabulary_of
 from lorica.models import Base
 from lorica.run.receipt import hash_examples
 from lorica.run.rows import Server, read_rows
@@ -39,7 +40,7 @@ class Probes:
 
 def find_probes(source: Source, base: Base, watcher: Watcher) -> Probes:
     """The held-out rows if the run still has them, else passages of the general text that Lorica ships."""
-    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(base.model.get_input_embeddings())
     notes: list[str] = []
     if source.run is not None:
         try:

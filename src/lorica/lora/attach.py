@@ -13,6 +13,7 @@ from lorica.lora.lane import Lane, check_lanes
 from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear, Strength
 from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair, unreached
 from lorica.lora.trainable import TrainableCopy, TrainableRows
+from lorica.lora.weights import is_embedding
 
 
 def attach(
@@ -102,7 +103,7 @@ def build(adapter: Adapter, targets: Targets) -> None:
 
 
 def _layer(module: nn.Module, name: str, configs: Sequence[LoraConfig]) -> LoraLayer:
-    kind = LoraEmbedding if isinstance(module, nn.Embedding) else LoraLinear
+    kind = LoraEmbedding if is_embedding(module) else LoraLinear
     layer = kind(module, [_strength(name, config) for config in configs], configs[0].dropout)
     if configs[0].use_dora:
         layer.magnitude = nn.Parameter(torch.zeros(len(configs), layer.lora_B.shape[1], device=layer.lora_B.device))

@@ -18,6 +18,7 @@ from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.layer import LoraEmbedding, LoraLayer
 from lorica.lora.peft_config import adapter_config, lora_config
 from lorica.lora.targets import Targets, find_targets
+from lorica.lora.weights import is_embedding
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -55,7 +56,7 @@ def adapter_tensors(adapter: Adapter, lane: int = 0) -> dict[str, Tensor]:
     for name, copied in adapter.copies.items():
         tensors |= {f"{_PREFIX}{name}.{key}": value for key, value in copied.trained.named_parameters()}
     for name, part in adapter.rows.items():
-        if isinstance(part.base, nn.Embedding):
+        if is_embedding(part.base):
             tensors[f"{_PREFIX}{name}{_ROWS}"] = part.rows
     return {key: tensor.detach() for key, tensor in tensors.items()}
 

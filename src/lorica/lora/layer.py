@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.lora.dropout import TokenKeys, token_dropout
-from lorica.lora.weights import dense_weight, features
+from lorica.lora.weights import device_of, features, weight_chunks
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LoraLayer(nn.Module):
     def __init__(self, base: nn.Module, strengths: Sequence[Strength], dropout: float = 0.0) -> None:
         super().__init__()
         inputs, outputs = features(base)
-        device = dense_weight(base).device
+        device = device_of(base)
         self.base = base
         self.strengths, self.dropout = tuple(strengths), dropout
         self.lanes, self.r = lanes, r = len(strengths), max(strength.r for strength in strengths)
@@ -104,13 +104,13 @@ class LoraLayer(nn.Module):
         """||W + scale B A|| of each output (lanes, out), fp32, as a constant (DoRA section 4.3: no gradient through
         it)."""
         with torch.no_grad():
-            weight = dense_weight(self.base).float()
-            squared = weight.square().sum(1).expand(self.lanes, -1)
             down = torch.cat([a for a, _ in self.pairs(torch.float32)], 1)  # (lanes, r, in)
             up = torch.cat([b for _, b in self.pairs(torch.float32)], 2)  # (lanes, out, r), scaled
-            cross = ((down @ weight.t()).transpose(1, 2) * up).sum(2)
-            gram = ((up @ (down @ down.transpose(1, 2))) * up).sum(2)
-            return (squared + 2 * cross + gram).clamp_min(0).sqrt()
+            squared = ((up @ (down @ down.transpose(1, 2))) * up).sum(2)
+            for rows, weight in weight_chunks(self.base):
+                cross = ((down @ weight.t()).transpose(1, 2) * up[:, rows]).sum(2)
+                squared[:, rows] += weight.square().sum(1) + 2 * cross
+            return squared.clamp_min(0).sqrt()
 
     def magnitude_scale(self, x: Tensor) -> Tensor:
         """magnitude / norm, shaped to multiply an output whose leading axis is the lanes, or any shape with one

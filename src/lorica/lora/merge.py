@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lorica.lora.adapter import Adapter
 from lorica.lora.layer import LoraLayer
 from lorica.lora.trainable import TrainableCopy, TrainableRows
-from lorica.lora.weights import dense_weight, is_transposed
+from lorica.lora.weights import dense_weight, is_packed, is_transposed
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,18 @@ class MergeReport:
 def merge(adapter: Adapter, lane: int = 0) -> MergeReport:
     """Merge one lane into the base. The model's forward pass is then the base's own, with the changed weights.
 
-    Raises ValueError if already merged, if the lane does not exist, or if a merged weight is not finite.
+    Raises ValueError if already merged, if the lane does not exist, if the base is packed, or if a merged weight is not
+    finite.
     """
     if any(part.merged for _, part in adapter.parts()):
         raise ValueError("this adapter is merged already; unmerge it first.")
+    packed = next((name for name, part in adapter.parts() if is_packed(part.base)), None)
+    if packed is not None:
+        raise ValueError(
+            f"{packed} is packed, and rounding the merged weight to the same few levels would erase most of the "
+            "adapter. Serve the base with the adapter beside it, or export (lorica export), which merges into other "
+            "weights than these."
+        )
     adapter.check_lane(lane)
     report = MergeReport([])
     for name, part in adapter.parts():

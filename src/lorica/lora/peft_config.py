@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from lorica.config.schema import LoraConfig
 from lorica.lora.adapter import Adapter
+from lorica.lora.weights import is_embedding
 
 _SAME_NAME = [
     "r",
@@ -105,7 +106,7 @@ def _module_names(model: nn.Module, chosen: list[str]) -> list[str]:
 
 
 def _token_indices(adapter: Adapter) -> dict[str, list[int]] | None:
-    embeddings = {name: part for name, part in adapter.rows.items() if isinstance(part.base, nn.Embedding)}
+    embeddings = {name: part for name, part in adapter.rows.items() if is_embedding(part.base)}
     return {name: part.tokens.tolist() for name, part in embeddings.items()} or None
 
 

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable
 from torch import nn
 
 from lorica.config.schema import LoraConfig
-from lorica.lora.weights import is_adaptable, is_lookup, is_packed
+from lorica.lora.weights import is_adaptable, is_embedding, is_foreign, is_lookup, is_packed
 
 
-def is_embedding(ending: str, found: Collection[str], embeddings: Iterable[str]) -> None:
+def names_an_embedding(ending: str, found: Collection[str], embeddings: Iterable[str]) -> None:
     """Rows are trained of embeddings only."""
     if not found:
         raise ValueError(
@@ -69,15 +69,26 @@ def kinds(model: nn.Module, low_rank: list[str]) -> None:
                 f"{name} is a {kind}, which cannot carry a low-rank pair; linear layers and embeddings can. Narrow "
                 "lora.target_modules, or name it in lora.modules_to_save to train a copy of it."
             )
-        if is_packed(module):
+        if is_foreign(module):
             raise ValueError(
-                f"{name} is a {kind} with packed weights ({module.weight.dtype}); adapters on quantised bases are not "
-                "available yet. Load the base unquantised."
+                f"{name} is a {kind} with packed weights ({module.weight.dtype}) of another library. Load the base "
+                "unquantised; Lorica packs it itself (model.weights)."
             )
-        if isinstance(module, nn.Embedding) and not is_lookup(module):
+        if is_embedding(module) and not is_lookup(module):
             raise ValueError(
                 f"{name} is a {kind}, an embedding that computes more than a look-up, so a low-rank pair beside its "
                 "table would be another model. Leave it out of lora.target_modules."
+            )
+
+
+def can_be_copied(model: nn.Module, copies: list[str]) -> None:
+    """A module that is trained whole has a weight of numbers."""
+    for name in copies:
+        packed = next((part for part, module in model.get_submodule(name).named_modules() if is_packed(module)), None)
+        if packed is not None:
+            raise ValueError(
+                f"{f'{name}.{packed}'.rstrip('.')} is packed, so lora.modules_to_save cannot train it whole. Give it a "
+                "low-rank pair (lora.target_modules), or use a base that is not packed there."
             )
 
 

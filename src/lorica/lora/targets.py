@@ -12,7 +12,7 @@ from torch import nn
 
 from lorica.config.schema import LoraConfig
 from lorica.lora import target_checks as check
-from lorica.lora.weights import is_adaptable, is_linear
+from lorica.lora.weights import is_adaptable, is_embedding, is_linear, share_weight, vocabulary_of
 
 ALL_LINEAR = "all-linear"
 
@@ -39,6 +39,7 @@ def find_targets(model: nn.Module, config: LoraConfig, *, every_name_matches: bo
         check.names_match(model, config, low_rank)
     check.something_is_left(model, config, low_rank)
     check.kinds(model, low_rank)
+    check.can_be_copied(model, copies)
     check.no_overlap(targets.low_rank, targets.copies, targets.rows)
     check.one_place_each(model, [*low_rank, *copies, *targets.rows])
     pair = tied_pair(model)
@@ -129,16 +130,16 @@ def _find_rows(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
     wanted = config.trainable_token_indices
     if wanted is None:
         return {}
-    embeddings = {name: module for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
+    embeddings = {name: module for name, module in model.named_modules() if is_embedding(module)}
     if not isinstance(wanted, dict):
         inputs = _input_embeddings(model)
         wanted = {next(name for name, module in embeddings.items() if module is inputs): wanted}
     found: dict[str, list[int]] = {}
     for ending, tokens in wanted.items():
         names = [name for name in embeddings if ends_with(name, [ending])]
-        check.is_embedding(ending, names, embeddings)
+        check.names_an_embedding(ending, names, embeddings)
         for name in names:
-            check.tokens(name, tokens, embeddings[name].num_embeddings)
+            check.tokens(name, tokens, vocabulary_of(embeddings[name]))
             found[name] = list(tokens)  # in the user's order, in which PEFT stores the rows
     return found
 
@@ -156,7 +157,7 @@ def _output_embeddings(model: nn.Module) -> nn.Module | None:
 def tied_pair(model: nn.Module) -> tuple[str, str] | None:
     """Names of the input embedding and the output head when they share one weight, else None."""
     inputs, outputs = _input_embeddings(model), _output_embeddings(model)
-    if inputs is None or outputs is None or inputs.weight is not getattr(outputs, "weight", None):
+    if inputs is None or outputs is None or not share_weight(inputs, outputs):
         return None
     names = {id(module): name for name, module in model.named_modules(remove_duplicate=False)}
     return names[id(inputs)], names[id(outputs)]

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lorica.lora.weights import device_of, is_embedding, table_rows, vocabulary_of
+
 
 class TrainableCopy(nn.Module):
     """A fully trained copy of one module (PEFT's `modules_to_save`)."""
@@ -53,13 +55,13 @@ class TrainableRows(nn.Module):
 
     def __init__(self, base: nn.Module, tokens: list[int], rows: nn.Parameter | None = None) -> None:
         super().__init__()
-        weight: Tensor = base.weight  # type: ignore[assignment]
         self.base = base
-        self.register_buffer("tokens", torch.tensor(tokens, device=weight.device), persistent=False)
-        slots = torch.full((weight.shape[0],), -1, device=weight.device)
-        slots[self.tokens] = torch.arange(len(tokens), device=weight.device)
+        device = device_of(base)
+        self.register_buffer("tokens", torch.tensor(tokens, device=device), persistent=False)
+        slots = torch.full((vocabulary_of(base),), -1, device=device)
+        slots[self.tokens] = torch.arange(len(tokens), device=device)
         self.register_buffer("slots", slots, persistent=False)  # (vocabulary,): index into rows, or -1
-        self.rows = nn.Parameter(weight.detach()[self.tokens].float()) if rows is None else rows
+        self.rows = nn.Parameter(table_rows(base, self.tokens)) if rows is None else rows
         self.enabled, self.merged = True, False
         self.unmerged: dict[str, nn.Parameter] = {}
 
@@ -75,7 +77,7 @@ class TrainableRows(nn.Module):
         y: Tensor = self.base(x)
         if not self.enabled or self.merged:
             return y
-        return self.embed(x, y) if isinstance(self.base, nn.Embedding) else self.project(x, y)
+        return self.embed(x, y) if is_embedding(self.base) else self.project(x, y)
 
     def embed(self, tokens: Tensor, y: Tensor) -> Tensor:
         slots = self.slots[tokens]

@@ -1,6 +1,23 @@
 """Packed weights: the formats that bases are stored, trained on and exported in."""
 
+from lorica.quant.cache import UnpackedCache
 from lorica.quant.codec import Codec
+from lorica.quant.linear import PackedEmbedding, PackedLinear, packed_module
+from lorica.quant.matrix import PackedMatrix
+from lorica.quant.pack_model import keep_unpacked, pack_model
 from lorica.quant.table import CODECS, codec, codec_of_type, fallback
 
-__all__ = ["CODECS", "Codec", "codec", "codec_of_type", "fallback"]
+__all__ = [
+    "CODECS",
+    "Codec",
+    "PackedEmbedding",
+    "PackedLinear",
+    "PackedMatrix",
+    "UnpackedCache",
+    "codec",
+    "codec_of_type",
+    "fallback",
+    "keep_unpacked",
+    "pack_model",
+    "packed_module",
+]

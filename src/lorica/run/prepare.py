@@ -13,6 +13,7 @@ from lorica.config.schema import EvaluateConfig, RunConfig
 from lorica.data.gates import check_gates, refuse
 from lorica.data.read import refuse_judgements
 from lorica.evaluation.metrics import check_metric
+from lorica.lora.weights import vocabulary_of
 from lorica.models import Base, load
 from lorica.models.fingerprint import hash_template
 from lorica.models.precision import choose_device
@@ -66,7 +67,7 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
 
 
 def _rows(config: RunConfig, base: Base, watcher: Watcher) -> RunRows:
-    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(base.model.get_input_embeddings())
     rows = read_rows(config, Server(base.tokenizer, sorted(base.stop_ids), vocabulary), watcher)
     refuse(rows.findings)
     refuse_judgements(rows.findings, rows.format)
@@ -132,7 +133,7 @@ def _derive_system(resolved: Resolved, base: Base) -> Resolved:
 
 def tokens_per_microbatch(base: Base) -> tuple[int, str]:
     """As many tokens as keep the device busy, within a budget for the logits (tokens x vocabulary values)."""
-    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(base.model.get_input_embeddings())
     # On a CPU lean layers take as long for a token in 256 as in 2,048. A model's own take longer, because their mask
     # costs the square (benchmarks/microbatch_tokens.py).
     busy = 8192 if base.device.type == "cuda" else 256

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+from lorica.lora.weights import vocabulary_of
 from lorica.models import Base
 
 
 def check_tokens(base: Base, ids: Sequence[int], source: str) -> None:
     """Raises ValueError if an id lies beyond the model's embedding. `source` says where the text stands."""
-    vocabulary = base.model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(base.model.get_input_embeddings())
     highest = max(ids, default=0)
     if highest >= vocabulary:
         token = base.tokenizer.convert_ids_to_tokens(highest)

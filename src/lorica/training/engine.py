@@ -14,6 +14,7 @@ from lorica.data.lanes import side_by_side
 from lorica.kernels.documents import Documents
 from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.lora import Adapter
+from lorica.lora.weights import vocabulary_of
 from lorica.training.head import LossHead, find_head
 from lorica.training.loss import accepts, token_losses
 
@@ -134,7 +135,7 @@ def own_hidden(model: nn.Module, batch: Batch) -> Tensor:
 def loss_difference(model: nn.Module, engine: Engine, lanes: int = 1) -> float:
     """The largest difference of any token's loss from the model's own, over two packed documents in every lane."""
     device = next(model.parameters()).device
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    vocabulary = vocabulary_of(model.get_input_embeddings())  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in (13, 6)]
     [batch] = microbatches([Example("", tokens, [0.0] + [1.0] * (len(tokens) - 1)) for tokens in ids], 19)

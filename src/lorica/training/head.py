@@ -15,9 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from lorica.kernels import cross_entropy, cross_entropy_
+from lorica.lora.weights import dtype_of, has_weight, vocabulary_of
+from lorica.quant import PackedLinear
 
-# Bytes of one chunk of fp32 logits. On a CPU larger chunks are no faster; a GPU needs more rows to fill its cores.
+# Bytes of one chunk of fp32 logits. On a CPU larger chunks are no faster; a GPU needs more rows to fill its cores. A
+# packed projection is unpacked twice a chunk, which takes more rows to be lost in its products.
 CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
+PACKED_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20}
 # Constants that models multiply or divide their logits by, as their configs call them: Cohere, Granite, Falcon-H1, ...
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
@@ -36,7 +40,7 @@ class LossHead:
     def lane_losses(self, hidden: Tensor, labels: Tensor, coefficients: Tensor, lanes: Tensor, count: int) -> Tensor:
         """As `loss`, summed by lane: (count,) fp32. `lanes` (rows,) int64 is the lane of each row. The projection is a
         frozen linear layer, which lanes share."""
-        assert isinstance(self.projection, nn.Linear) and not self.projection.weight.requires_grad
+        assert isinstance(self.projection, nn.Linear | PackedLinear) and not self.trained()
         losses: Tensor = _FrozenProjectionLoss.apply(hidden, labels, coefficients, self, lanes, count)
         return losses
 
@@ -45,8 +49,8 @@ class LossHead:
 
         `coefficients` (rows,) fp32 are each token's weight over the weights' total. Differentiable once.
         """
-        trained = [parameter for parameter in self.projection.parameters() if parameter.requires_grad]
-        if isinstance(self.projection, nn.Linear) and not trained:
+        trained = self.trained()
+        if isinstance(self.projection, nn.Linear | PackedLinear) and not trained:
             loss: Tensor = _FrozenProjectionLoss.apply(hidden, labels, coefficients, self, None, 1)
         else:
             loss = _ModuleLoss.apply(hidden, labels, coefficients, self, *trained)
@@ -64,17 +68,40 @@ class LossHead:
         losses, hits = zip(*found, strict=True)
         return torch.cat(losses), torch.cat(hits)
 
+    def trained(self) -> list[nn.Parameter]:
+        """The projection's parameters that are trained."""
+        return [parameter for parameter in self.projection.parameters() if parameter.requires_grad]
+
     def chunks(self, hidden: Tensor) -> Iterator[slice]:
         rows = self.chunk_rows(hidden)
         for start in range(0, len(hidden), rows):
             yield slice(start, min(start + rows, len(hidden)))
 
     def chunk_rows(self, hidden: Tensor) -> int:
-        budget = self.chunk_bytes or CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"])
-        vocabulary: Tensor = self.projection.weight  # type: ignore[assignment]
-        most = max(1, budget // (4 * vocabulary.shape[0]))
+        packed = isinstance(getattr(self.projection, "base", self.projection), PackedLinear)
+        sizes = PACKED_CHUNK_BYTES if packed else CHUNK_BYTES
+        budget = self.chunk_bytes or sizes.get(hidden.device.type, sizes["cuda"])
+        most = max(1, budget // (4 * vocabulary_of(self.projection)))
         chunks = max(1, -(-len(hidden) // most))
         return max(1, -(-len(hidden) // chunks))  # of one size: a last chunk of few rows takes as long as a whole one
+
+
+def project(projection: nn.Module, hidden: Tensor, out: Tensor) -> Tensor:
+    """Logits (rows, vocabulary) of `hidden` (rows, hidden), in `out`."""
+    if isinstance(projection, PackedLinear):
+        return projection.project(hidden, out)
+    assert isinstance(projection, nn.Linear)
+    logits = torch.mm(hidden, projection.weight.t(), out=out)
+    return logits if projection.bias is None else logits.add_(projection.bias)
+
+
+def project_back(projection: nn.Module, d_logits: Tensor, out: Tensor) -> None:
+    """The gradient of `hidden` in `out` (rows, hidden), from that of the logits."""
+    if isinstance(projection, PackedLinear):
+        out.copy_(projection.project_back(d_logits))
+    else:
+        assert isinstance(projection, nn.Linear)
+        torch.mm(d_logits, projection.weight, out=out)
 
 
 class _FrozenProjectionLoss(torch.autograd.Function):
@@ -84,16 +111,14 @@ class _FrozenProjectionLoss(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, labels: Tensor, coefficients: Tensor, head: LossHead, lanes: Tensor | None, count: int
     ) -> Tensor:
-        weight, bias = head.projection.weight, head.projection.bias
-        assert isinstance(weight, Tensor)
         sums = torch.zeros(count, dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # One buffer for all chunks: fresh pages for each would cost more than the loss itself.
-        buffer = hidden.new_empty(head.chunk_rows(hidden), weight.shape[0])
+        buffer = hidden.new_empty(
+            head.chunk_rows(hidden), vocabulary_of(head.projection), dtype=dtype_of(head.projection)
+        )
         for chunk in head.chunks(hidden):
-            logits = torch.mm(hidden[chunk], weight.t(), out=buffer[: chunk.stop - chunk.start])
-            if isinstance(bias, Tensor):
-                logits += bias
+            logits = project(head.projection, hidden[chunk], buffer[: chunk.stop - chunk.start])
             losses, _ = cross_entropy_(logits, labels[chunk], coefficients[chunk], head.scale, head.softcap)
             losses *= coefficients[chunk]
             if lanes is None:
@@ -101,7 +126,7 @@ class _FrozenProjectionLoss(torch.autograd.Function):
             else:
                 sums.index_add_(0, lanes[chunk], losses)
             if gradient is not None:
-                torch.mm(logits, weight, out=gradient[chunk])
+                project_back(head.projection, logits, gradient[chunk])
         ctx.save_for_backward(gradient, lanes)
         return sums.squeeze() if lanes is None else sums
 
@@ -158,7 +183,7 @@ def find_head(model: nn.Module, lanes: int = 1) -> LossHead | str:
     that the model itself gives.
     """
     projection = getattr(model, "get_output_embeddings", lambda: None)()
-    if not isinstance(projection, nn.Module) or not isinstance(getattr(projection, "weight", None), Tensor):
+    if not isinstance(projection, nn.Module) or not has_weight(projection):
         return "the model names no output layer"
     seen: list[Tensor] = []
     hook = projection.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
@@ -177,7 +202,7 @@ def find_head(model: nn.Module, lanes: int = 1) -> LossHead | str:
     errors = {scale: _difference(_applied(projected, scale, softcap), logits) for scale in scales}
     scale = min(errors, key=lambda scale: errors[scale])
     # A 16-bit model rounds its scaled logits once more than the head does.
-    tolerance = 1e-5 if projection.weight.dtype == torch.float32 else 2e-2
+    tolerance = 1e-5 if dtype_of(projection) == torch.float32 else 2e-2
     if errors[scale] > tolerance:
         return "the model does something unknown to its logits"
     return LossHead(projection, scale, softcap)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.data.batches import Batch
+from lorica.lora.weights import vocabulary_of
 
 
 def token_losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -51,7 +52,7 @@ def packing_error(model: nn.Module) -> float:
     from lorica.data.examples import Example
 
     device = next(model.parameters()).device
-    vocabulary = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    vocabulary = vocabulary_of(model.get_input_embeddings())  # type: ignore[operator]
     generator = torch.Generator().manual_seed(0)
     lengths = (11, 7)
     ids = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in lengths]

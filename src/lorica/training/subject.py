@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lorica.data.batches import Batch
 from lorica.lora import Adapter
 from lorica.lora.dropout import token_keys
+from lorica.lora.weights import is_packed
 from lorica.models.fingerprint import checksum
 from lorica.training.engine import Engine, PlainEngine, choose_engine
 
@@ -79,6 +80,7 @@ def subject_of(
     """Without an adapter everything of the model is trained. With `recompute`, only each decoder layer's input is kept,
     and the layer computed again in the backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174)."""
     if adapter is None:
+        check_dense(model)
         model.requires_grad_(True)
     parameters = adapter.named_parameters() if adapter is not None else dict(model.named_parameters())
     subject = Subject(model.eval(), adapter, parameters, PlainEngine(model))
@@ -91,3 +93,13 @@ def subject_of(
         if engine == "auto":
             subject.engine = choose_engine(model, adapter, recompute)
     return subject  # in training mode
+
+
+def check_dense(model: nn.Module) -> None:
+    """Raises ValueError if part of `model` is packed, and so cannot be trained itself."""
+    packed = next((name for name, module in model.named_modules() if is_packed(module)), None)
+    if packed is not None:
+        raise ValueError(
+            f"{packed} is packed, so full fine-tuning cannot change it. Train an adapter (method: lora), or load the "
+            "base with model.weights: as-is."
+        )
