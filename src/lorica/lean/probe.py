@@ -14,6 +14,7 @@ from lorica.lean.body import Inputs
 from lorica.lean.pack import Pack
 from lorica.lean.structure import NotLeanError
 from lorica.lean.trace import Call, recorded, same
+from lorica.lora.weights import vocabulary_of
 
 LENGTHS = (13, 6)
 
@@ -31,7 +32,7 @@ class Probe:
         self.embedding: nn.Module = model.get_input_embeddings()
         device = next(own.parameters()).device
         generator = torch.Generator().manual_seed(0)
-        vocabulary = self.embedding.weight.shape[0]
+        vocabulary = vocabulary_of(self.embedding)
         self.input_ids = torch.randint(vocabulary, (lanes, sum(LENGTHS)), generator=generator).to(device)
         positions = torch.cat([torch.arange(length) for length in LENGTHS])
         self.position_ids = positions.expand(lanes, -1).contiguous().to(device)
