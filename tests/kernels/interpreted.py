@@ -22,6 +22,9 @@ from lorica.kernels.triton.cross_entropy import BLOCK, cross_entropy_triton, cro
 from lorica.kernels.triton.gated import gated_backward_triton_, gated_triton
 from lorica.kernels.triton.norm import add_rms_norm_triton_, rms_norm_backward_triton_, rms_norm_triton
 from lorica.kernels.triton.rotary import rotate_triton_
+from lorica.kernels.triton.unpack import unpack_triton_
+from lorica.kernels.unpack import FORMATS
+from lorica.quant import CODECS
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -199,3 +202,25 @@ def test_cross_entropy_of_extreme_and_equal_logits(row: list[float], label: int)
     torch.testing.assert_close(losses.double(), exact, rtol=1e-6, atol=1e-6)
     assert torch.equal(found_hits, hits)
     assert_close(logits, wide)
+
+
+# A block, several to a row, more than a program holds, no rows.
+@pytest.mark.parametrize(("rows", "columns"), [(1, 256), (3, 768), (9, 512), (0, 256)])
+@pytest.mark.parametrize("name", FORMATS)
+def test_unpack(name: str, rows: int, columns: int) -> None:
+    """Of any bytes at all, NaN scales among them: in fp32 to the bit."""
+    codec, draw_ = CODECS[name], torch.Generator().manual_seed(rows)
+    run, runs_of_block, block_bytes = FORMATS[name]
+    assert (run * runs_of_block, 8 * block_bytes) == (codec.block_length, codec.block_length * codec.bits_per_weight)
+    packed = torch.randint(256, (rows, codec.row_bytes(columns)), generator=draw_, dtype=torch.uint8)
+    expected = codec.unpack(packed)
+    for dtype in DTYPES:
+        found = torch.full((rows, columns), 7.0, dtype=dtype)
+        unpack_triton_(name, packed, found)
+        if dtype == torch.float32:
+            numbers = ~expected.isnan()
+            assert torch.equal(found.isnan(), ~numbers)
+            assert torch.equal(found.view(torch.int32)[numbers], expected.view(torch.int32)[numbers])
+        else:
+            usable = expected.abs() < 6e4
+            assert_close(found[usable], expected[usable].double(), 6e-8)

@@ -3,8 +3,9 @@
 A packed weight is a uint8 tensor (rows, row bytes). Blocks run along a row (the input features of a linear layer), so
 rows can be gathered, permuted, split and joined without unpacking. Rows are worked on in chunks whose temporaries fit
 a core's cache, which is what makes plain torch operations as fast as compiled loops here; a CPU and a GPU run the same
-operations, and no operation depends on how a library orders a sum. What it gives up: temporaries of about a megabyte,
-and a check of every value for being finite, which costs a pass.
+operations, and no operation depends on how a library orders a sum. Unpacking on a GPU has kernels of its own for the
+common formats (`lorica.kernels.unpack`). What it gives up: temporaries of about a megabyte, and a check of every value
+for being finite, which costs a pass.
 """
 
 from abc import ABC, abstractmethod
@@ -13,10 +14,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from lorica.kernels.unpack import has_kernel, unpack_
 from lorica.quant.arithmetic import divide, square_root, total
 
-PACK_CHUNK = 2**18  # weights; a search keeps four arrays of them
-UNPACK_CHUNK = 2**16
+# Weights at a time: on a CPU what stays in a core's cache, on a GPU what fills it. A search keeps ten arrays of them.
+PACK_CHUNK = {"cpu": 2**18, "cuda": 2**23}
+UNPACK_CHUNK = {"cpu": 2**16, "cuda": 2**24}
 
 
 class Codec(ABC):
@@ -74,7 +77,10 @@ class Codec(ABC):
         if out is None:
             out = torch.empty(rows, columns, dtype=torch.float32, device=packed.device)
         assert out.shape == (rows, columns)
-        for start, stop in chunks(rows, columns, UNPACK_CHUNK):
+        if has_kernel(self.name, packed, out):
+            unpack_(self.name, packed, out)
+            return out
+        for start, stop in chunks(rows, columns, for_device(UNPACK_CHUNK, packed.device)):
             into = out[start:stop]
             if into.dtype == torch.float32 and into.is_contiguous():
                 self.unpack_rows(packed[start:stop], into)
@@ -110,7 +116,7 @@ class BlockCodec(Codec):
         rows, columns = weight.shape
         packed = torch.empty(rows, self.row_bytes(columns), dtype=torch.uint8, device=weight.device)
         importance = checked_importance(importance, columns) if self.uses_importance else None
-        for start, stop in chunks(rows, columns, PACK_CHUNK):
+        for start, stop in chunks(rows, columns, for_device(PACK_CHUNK, weight.device)):
             chunk = weight[start:stop].detach().float().contiguous()
             check_finite(chunk)
             weights = None if importance is None else self.importance_weights(chunk, importance)
@@ -146,6 +152,10 @@ def chunks(rows: int, columns: int, most: int) -> Iterator[tuple[int, int]]:
     step = max(1, most // columns)
     for start in range(0, rows, step):
         yield start, min(rows, start + step)
+
+
+def for_device(sizes: dict[str, int], device: torch.device) -> int:
+    return sizes.get(device.type, sizes["cuda"])
 
 
 def check_finite(weight: Tensor) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.quant.cache import UnpackedCache
-from lorica.quant.codec import Codec, chunks
+from lorica.quant.codec import Codec, chunks, for_device
 
 # Weights unpacked at a time. A CPU's products are slow on few rows, and its allocator gives 16 MB again without new
 # pages; a GPU takes everything but an output head at once.
@@ -53,7 +53,7 @@ class PackedMatrix(nn.Module):
 
     @property
     def chunk_weights(self) -> int:
-        return CHUNK.get(self.packed.device.type, CHUNK["cuda"])
+        return for_device(CHUNK, self.packed.device)
 
     def gather(self, rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weights (..., columns) of `rows` (...), int64."""
