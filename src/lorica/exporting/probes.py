@@ -61,7 +61,7 @@ def text_probes(base: Base) -> list[Probe]:
 
 def _room(base: Base) -> int:
     """Tokens whose logits are kept."""
-    vocabulary: int = base.model.get_input_embeddings().weight.shape[0]
+    vocabulary = vocabulary_of(base.model.get_input_embeddings())
     return max(64, min(MOST_TOKENS, LOGITS_BUDGET // (8 * vocabulary)))
 
 
