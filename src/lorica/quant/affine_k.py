@@ -113,7 +113,7 @@ class Q5_K(Q4_K):
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
         codes = split(packed[:, 48:].reshape(-1, 4, 32), 4, 2).view(-1, 8, 32)
-        codes |= split(packed[:, 16:48], 1, 8) << 4
+        codes |= split(packed[:, 16:48], 1, 8, at=4)
         self.write(codes.view(-1, SUPER_BLOCK), halves(packed[:, :4]), split_scales(packed[:, 4:16]), out)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lorica.quant.arithmetic import as_bytes, divide, extreme, halves, inverse_or_zero, round_half_away, to_half
-from lorica.quant.bits import join, split
+from lorica.quant.bits import join, split, spread
 from lorica.quant.codec import BlockCodec
 from lorica.quant.search import Grid, fit_affine, fit_symmetric
 
@@ -101,5 +101,4 @@ def split_codes(packed: Tensor, bits: int) -> Tensor:
     if bits == 4:
         return split(packed, 4, 2).view(-1, BLOCK)
     codes = split(packed[:, 4:], 4, 2).view(-1, BLOCK)
-    fifth = split(packed[:, :4], 1, 8).transpose(1, 2).reshape(-1, BLOCK)
-    return codes.bitwise_or_(fifth << 4)
+    return codes.bitwise_or_(spread(packed[:, :4], at=4))

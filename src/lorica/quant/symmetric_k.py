@@ -53,7 +53,7 @@ class Q6_K(BlockCodec):
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
         low = split(packed[:, :128].reshape(-1, 2, 64), 4, 2).view(-1, 2, 4, 32)
-        codes = low.bitwise_or_(split(packed[:, 128:192].reshape(-1, 2, 32), 2, 4) << 4)
+        codes = low.bitwise_or_(split(packed[:, 128:192].reshape(-1, 2, 32), 2, 4, at=4))
         small = packed[:, 192:208].contiguous().view(torch.int8)
         write(codes.view(-1, SUPER_BLOCK), halves(packed[:, 208:]), small, self.levels, out)
 
@@ -96,7 +96,7 @@ class Q3_K(BlockCodec):
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
         codes = split(packed[:, 32:96].reshape(-1, 2, 32), 2, 4).view(-1, 8, 32)
-        codes |= split(packed[:, :32], 1, 8) << 2
+        codes |= split(packed[:, :32], 1, 8, at=2)
         small = split(packed[:, 96:104], 4, 2).view(-1, SUB_BLOCK)
         small |= split(packed[:, 104:108], 2, 4).view(-1, SUB_BLOCK) << 4
         write(codes.view(-1, SUPER_BLOCK), halves(packed[:, 108:]), small.float().sub_(32), self.levels, out)
