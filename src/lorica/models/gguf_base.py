@@ -14,7 +14,7 @@ from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel
 from lorica.gguf.tokenizer import read_tokenizer, stop_ids
 from lorica.models import directory
-from lorica.models.packed import packed_module
+from lorica.models.packed import packed_module, tie
 from lorica.models.skeleton import empty_model, put, replace, unfilled
 from lorica.quant import codec_of_type
 
@@ -49,7 +49,7 @@ def build(file: GgufModel, dtype: torch.dtype) -> GgufWeights:
             place = find_place(file, found, config, whole)
             used.add(place.tensor)
             _fill(model, file, whole, place, parameter, dtype)
-    model.tie_weights()
+    tie(model)
     missing = unfilled(model)
     assert not missing, f"{missing} are without values"
     model.generation_config = generation_config(file)

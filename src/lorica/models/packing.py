@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorica.models.packed import packed_module
+from lorica.models.packed import packed_module, tie
 from lorica.models.roles import rules_of, tensor_names
 from lorica.models.skeleton import empty_model, put, replace, unfilled
 from lorica.models.stored import StoredTensors
@@ -42,7 +42,7 @@ def read_packed(
         if name in stored:
             put(model, name, stored[name].to(buffer.dtype))
             used.add(name)
-    model.tie_weights()
+    tie(model)
     missing = unfilled(model)
     assert not missing, f"{missing} are without values"
     return model, _notes(model, folder, wanted, types, set(stored) - used)

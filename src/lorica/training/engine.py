@@ -14,7 +14,7 @@ from lorica.data.lanes import side_by_side
 from lorica.kernels.documents import Documents
 from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.lora import Adapter
-from lorica.lora.weights import vocabulary_of
+from lorica.lora.weights import dtype_of, vocabulary_of
 from lorica.training.head import LossHead, find_head
 from lorica.training.loss import accepts, token_losses
 
@@ -95,7 +95,7 @@ def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = F
             reason += f" ({engine})"
             continue
         difference = loss_difference(model, engine, lanes)
-        if difference <= TOLERANCE[next(model.parameters()).dtype]:
+        if difference <= TOLERANCE[dtype_of(model.get_input_embeddings())]:  # type: ignore[operator]
             return replace(engine, description=engine.description + reason)
         reason += f" ({engine.description}: its loss differs by {difference:.1e} from the model's own)"
     return PlainEngine(model, f"plain path{reason}")
