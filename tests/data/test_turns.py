@@ -111,7 +111,8 @@ def check_served(template: Template, examples: list[Example], messages: list[dic
     for index in answers:
         prompt = template.ids(template.render(messages[:index], generate=True))
         content = messages[index]["content"]
-        expected[tuple(prompt)] = {template.served.completion.format(text) for text in (content, content.strip())}
+        trimmed = (content, content.strip(), content.lstrip(), content.rstrip())
+        expected[tuple(prompt)] = {template.served.completion.format(text) for text in trimmed}
     runs = supervised_runs(examples)
     assert len(runs) == len(answers)
     for before, generated in runs:

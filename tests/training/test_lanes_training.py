@@ -12,6 +12,7 @@ from lorica.config import LoraConfig
 from lorica.config.schema import TrainConfig
 from lorica.data import Example
 from lorica.lora import Lane, attach
+from lorica.quant import codec, pack_model
 from lorica.training.engine import HeadedEngine, PlainEngine
 from lorica.training.lanes import LaneLoop, LaneRun
 from lorica.training.loop import Loop
@@ -89,6 +90,24 @@ def test_on_lean_layers_and_on_the_models_own(make: Any, tmp_path: Path) -> None
             lone.step()
         expected = [record["loss"] for record in lone.run.read_metrics()]
         assert [record["loss"] for record in run.records] == pytest.approx(expected, rel=2e-5)
+
+
+def packed_llama() -> Any:
+    model = tiny.llama(hidden_size=64, intermediate_size=96)
+    pack_model(model, codec("Q8_0"))
+    return model
+
+
+def test_on_a_packed_base(tmp_path: Path) -> None:
+    loop, subject = together(packed_llama)
+    assert isinstance(subject.engine, HeadedEngine) and "2/2 layers lean" in subject.engine.description
+    loop.train(3)
+    for number, run in enumerate(loop.runs):
+        lone = alone(number, tmp_path, packed_llama)
+        for _ in range(3):
+            lone.step()
+        expected = [record["loss"] for record in lone.run.read_metrics()]
+        assert [record["loss"] for record in run.records] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_lane_goes_on_alone_and_back(tmp_path: Path) -> None:

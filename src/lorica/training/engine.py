@@ -15,6 +15,7 @@ from lorica.kernels.documents import Documents
 from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.lora import Adapter
 from lorica.lora.weights import dtype_of, vocabulary_of
+from lorica.quant import PackedLinear
 from lorica.training.head import LossHead, find_head
 from lorica.training.loss import accepts, token_losses
 
@@ -87,7 +88,7 @@ def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = F
         return PlainEngine(model, f"plain path: {head}")
     if getattr(model, "base_model", model) is model:
         return PlainEngine(model, "plain path: the model names no part that gives its hidden states")
-    if lanes > 1 and not isinstance(head.projection, nn.Linear):
+    if lanes > 1 and not isinstance(head.projection, nn.Linear | PackedLinear):
         return PlainEngine(model, "plain path: lanes share one output layer, and this one is adapted")
     reason = ""
     for engine in candidates(model, adapter, head, recompute):
