@@ -59,6 +59,7 @@ def test_ambiguity_lists_the_candidates(read: Any, row: dict[str, Any], candidat
         ({"Our question?": "q", "our_reply": "a"}, r"'\{prompt: \"Our question\?\", completion: our_reply\}'"),
         ({"frage": "q", "antwort": "a", "n": 1}, r"'\{prompt: frage, completion: antwort\}'"),
         ({"chat": [USER, ASSISTANT]}, r"'\{messages: chat\}'"),
+        ({"1+1?": "q", "2": "a"}, r"'\{prompt: \"1\+1\?\", completion: \"2\"\}'"),
         ({"body": "t"}, r"'\{text: body\}'"),
         ({"x": 1}, r"It has the keys x; expected one of messages \(.*data.columns='\{text: COLUMN\}'"),
         ({}, r"It has the keys \(none\)"),

@@ -5,11 +5,15 @@ import gzip
 import lzma
 import os
 import socket
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import fsspec
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 LINE = b'{"text": "a"}\n'
@@ -128,6 +132,12 @@ def test_what_is_no_file(read: Any, tmp_path: Path) -> None:
         read(tmp_path / "pipe.jsonl")
     with pytest.raises(ValueError, match="is a device"):
         read("/dev/zero")
+    (tmp_path / "lost.jsonl").symlink_to(tmp_path / "gone")
+    (tmp_path / "rows.jsonl").write_bytes(LINE)
+    assert len(read(tmp_path)) == 1
+    assert [Path(row).name for row in read.found()["file is not read"].rows] == ["lost.jsonl", "pipe.jsonl"]
+    with pytest.raises(ValueError, match=r"lost.jsonl does not exist"):
+        read(tmp_path / "lost.jsonl")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "s"))
         with pytest.raises(ValueError, match="is a socket"):
@@ -182,9 +192,9 @@ def test_addresses(read: Any, tmp_path: Path) -> None:
     system = fsspec.filesystem("memory")
     for name, content in {"b.jsonl": LINE, "a.jsonl.gz": gzip.compress(LINE * 2), "README.md": b"x"}.items():
         system.pipe(f"/bucket/{name}", content)
-    pq_bytes = pa.BufferOutputStream()
-    pa.parquet.write_table(pa.table({"text": ["p"]}), pq_bytes)
-    system.pipe("/tables/t.parquet", bytes(pq_bytes.getvalue()))
+    parquet = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["p"]}), parquet)
+    system.pipe("/tables/t.parquet", bytes(parquet.getvalue()))
     assert [row.source for row in read("memory://bucket")] == [
         "memory:///bucket/a.jsonl.gz:1", "memory:///bucket/a.jsonl.gz:2", "memory:///bucket/b.jsonl:1",
     ]  # fmt: skip
@@ -194,3 +204,30 @@ def test_addresses(read: Any, tmp_path: Path) -> None:
         read("memory://bucket/gone.jsonl")
     with pytest.raises(ValueError, match="cannot be read: Protocol not known: nope"):
         read("nope://bucket/a.jsonl")
+
+
+def test_the_web(read: Any, put: Any, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    put("rows.jsonl.gz", gzip.compress(LINE * 3))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        rows = read(f"{address}/rows.jsonl.gz?key=secret")
+        assert [row.source for row in rows] == [f"{address}/rows.jsonl.gz:{number}" for number in (1, 2, 3)]
+        with pytest.raises(ValueError, match=r"gone.jsonl cannot be read: .*Check the address"):
+            read(f"{address}/gone.jsonl")
+        with pytest.raises(ValueError, match="its name ends in none of"):
+            read(f"{address}/")
+        server.shutdown()
+    with pytest.raises(ValueError, match=r"rows.jsonl cannot be read: .*Check the address"):
+        read(f"{address}/rows.jsonl")
+
+
+def test_what_a_system_needs_is_named(read: Any, monkeypatch: Any) -> None:
+    def lacking(path: str) -> None:
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lacking)
+    with pytest.raises(ValueError, match=r"s3://b/a.jsonl cannot be read: Install s3fs.*\(pip install s3fs\)"):
+        read("s3://b/a.jsonl")

@@ -207,8 +207,9 @@ def _named(values: Values, words: tuple[str, ...]) -> str | None:
 
 
 def _quoted(name: str) -> str:
-    """A column's name as YAML holds it."""
-    return name if re.fullmatch(r"\w[\w -]*", name) else json.dumps(name, ensure_ascii=False)
+    """A column's name as YAML holds it, where one that begins with a digit may be a number."""
+    plain = re.fullmatch(r"[^\W\d][\w -]*", name) and name.lower() not in ("true", "false", "null")
+    return name if plain else json.dumps(name, ensure_ascii=False)
 
 
 def _header(row: Row) -> str:

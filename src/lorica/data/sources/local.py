@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from lorica.data.findings import Findings, listing
-from lorica.data.sources.files import SUPPORTED, File, choose
+from lorica.data.sources.files import SUPPORTED, UNREAD, File, choose
 
 NEAREST = 3
 
@@ -27,7 +27,10 @@ def find_local(path: str, findings: Findings) -> list[File]:
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        return choose(path, list(map(_file, sorted(_inside(place), key=lambda file: file.parts))), findings)
+        inside = sorted(_inside(place), key=lambda file: file.parts)
+        for odd in (file for file in inside if not file.is_file()):
+            findings.add(UNREAD, str(odd), f"It lies in {path}, but is no regular file, or a link that leads nowhere.")
+        return choose(path, [_file(file) for file in inside if file.is_file()], findings)
     if not place.exists() and glob.has_magic(path):
         return _matching(path, findings)
     _check_file(path, place)
@@ -41,10 +44,10 @@ def _file(path: Path) -> File:
 
 
 def _inside(folder: Path) -> Iterator[Path]:
-    """All regular files, but none that is hidden or in a hidden folder; links to folders are not followed."""
+    """All files, but none that is hidden or in a hidden folder; links to folders are not followed."""
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        yield from (path for name in names if not name.startswith(".") and (path := Path(parent, name)).is_file())
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def _raise(error: OSError) -> None:
