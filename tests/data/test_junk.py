@@ -18,8 +18,10 @@ from lorica.data.formats.detect import FORMATS
 from lorica.data.sources import Row, read_rows
 from lorica.data.supervision import Supervision
 
-SEEDS = [b'{"text": "a"}\n', b'[{"text": "\\ud800"}, ', b'a,b\n"1",2\n', b"PAR1", b"ARROW1\x00\x00", b"FEA1",
-         b"\xff\xff\xff\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\n\r", b'"', "é😀".encode(), b"1e999", b"NaN"]  # fmt: skip
+SEEDS = [
+    b'{"text": "a"}\n', b'[{"text": "\\ud800"}, ', b'a,b\n"1",2\n', b"PAR1", b"ARROW1\x00\x00", b"FEA1",
+    b"\xff\xff\xff\xff", b"\xef\xbb\xbf", b"\xff\xfe", b"\x00", b"\n\r", b'"', "é😀".encode(), b"1e999", b"NaN",
+]  # fmt: skip
 BYTES = st.lists(st.one_of(st.sampled_from(SEEDS), st.binary(max_size=12)), max_size=8).map(b"".join)
 PACK = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 

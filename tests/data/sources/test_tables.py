@@ -1,6 +1,7 @@
 """Rows of CSV, Parquet and Arrow files."""
 
 import csv
+import hashlib
 import io
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from lorica.data.faults import Faults
 from lorica.data.findings import Findings
+from lorica.data.sources.arrow import read_parquet
 from lorica.data.sources.tables import read_table
 
 
@@ -122,6 +124,24 @@ def test_damaged_tables(read: Any, put: Any, tmp_path: Path, name: str) -> None:
     for content in (b"", b"text", whole[:-20], whole[: len(whole) // 2]):
         with pytest.raises(ValueError, match=f"{name}(:1)?.* (is not a whole|holds no rows|cannot be read)"):
             read(put(name, content))
+
+
+def test_a_large_group_of_rows_is_read_by_pages(tmp_path: Path) -> None:
+    texts = [hashlib.sha512(str(n).encode()).hexdigest() * 10 for n in range(6000)]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "rows.parquet", compression="none", use_dictionary=False)
+    size = (tmp_path / "rows.parquet").stat().st_size
+    with io.FileIO(tmp_path / "rows.parquet") as raw:
+        read: list[int] = []
+
+        class Counted(io.BufferedReader):
+            def read(self, size: int | None = -1) -> bytes:
+                content = super().read(size)
+                read.append(len(content))
+                return content
+
+        first = next(read_parquet("x", Counted(raw), Faults("x", False, Findings())))
+        assert first.values == {"text": texts[0]}
+        assert size > 7_000_000 and sum(read) < size / 3
 
 
 def test_wild_offsets_in_a_table_are_faults(read: Any, tmp_path: Path) -> None:

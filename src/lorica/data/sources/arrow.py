@@ -22,7 +22,11 @@ def read_parquet(name: str, file: BufferedReader, faults: Faults) -> Iterator[Ro
     """
     from pyarrow.parquet import ParquetFile
 
-    yield from _rows(name, "Parquet", lambda: ParquetFile(file, buffer_size=PAGE).iter_batches(ROWS), faults)
+    def batches() -> Iterator[Any]:
+        table: Iterator[Any] = ParquetFile(file, buffer_size=PAGE, pre_buffer=False).iter_batches(ROWS)
+        return table
+
+    yield from _rows(name, "Parquet", batches, faults)
 
 
 def read_arrow(name: str, file: BufferedReader, faults: Faults) -> Iterator[Row]:
