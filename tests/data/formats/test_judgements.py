@@ -52,6 +52,8 @@ def test_a_system_text_stands_before_both(read: Any) -> None:
         ({"prompt": "q", "chosen": "a", "rejected": "a"}, "are the same"),
         ({"chosen": "a", "rejected": "b"}, "no common beginning"),
         ({"chosen": A, "rejected": B}, "a preference without a prompt"),
+        ({"chosen": True, "rejected": False}, "a preference without a prompt"),
+        ({"chosen": [Q, A], "rejected": "b"}, "a preference without a prompt"),
         ({"prompt": "q", "chosen": "a", "rejected": 5}, "'rejected' must be text or messages; found int"),
     ],
 )

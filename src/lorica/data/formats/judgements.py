@@ -9,7 +9,7 @@ from lorica.data.faults import RowError, brief
 from lorica.data.formats.conversations import alpaca_prompt, read_alpaca, read_messages_row, read_sharegpt, with_system
 from lorica.data.formats.pairs import answered, as_messages, read_pair
 from lorica.data.formats.records import Completion, Judged, Preference
-from lorica.data.formats.shape import conversation_key, is_message, is_messages
+from lorica.data.formats.shape import conversation_key, is_messages
 from lorica.data.messages import Conversation
 from lorica.data.sources.row import Row
 from lorica.data.supervision import BOOLEANS, Supervision
@@ -45,7 +45,7 @@ def _prompt(row: Row, chosen: Any, rejected: Any) -> tuple[Any, str]:
         return with_system(row, as_messages(row, row.values[key], key, "user")), key
     if "instruction" in row.values:
         return alpaca_prompt(row), "instruction"
-    if isinstance(chosen, str) != isinstance(rejected, str) or is_message(chosen) or is_message(rejected):
+    if type(chosen) is not type(rejected) or not isinstance(chosen, str | list):
         raise RowError(f"{row.source}: a preference without a prompt; expected `prompt` or a common beginning.")
     common = chosen[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))]
     if isinstance(chosen, str):  # the prompt ends with a whole word
