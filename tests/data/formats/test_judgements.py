@@ -81,6 +81,9 @@ def test_judged_answers(read: Any, row: dict[str, Any]) -> None:
 def test_a_judged_text(read: Any) -> None:
     one = read.one({"prompt": "q\n", "completion": "a", "label": False})
     assert one == Judged("x:1", Completion("x:1", "q\n", "a", 1.0), False)
+    for answer in ({"completion": "a"}, {"output": "a"}):
+        with pytest.raises(ValueError, match="x:1: an answer without its question"):
+            read(answer | {"label": True}, format="kto")
     with pytest.raises(ValueError, match=r"x:2: `label` must be true or false; found 3"):
         read(
             {"prompt": "q", "completion": "a", "label": True},

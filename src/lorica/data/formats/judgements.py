@@ -47,7 +47,8 @@ def _prompt(row: Row, chosen: Any, rejected: Any) -> tuple[Any, str]:
         return alpaca_prompt(row), "instruction"
     if type(chosen) is not type(rejected) or not isinstance(chosen, str | list):
         raise RowError(f"{row.source}: a preference without a prompt; expected `prompt` or a common beginning.")
-    common = chosen[: sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False)))]
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(chosen, rejected, strict=False))
+    common: Any = chosen[: sum(1 for _ in shared)]
     if isinstance(chosen, str):  # the prompt ends with a whole word
         common = common[: max(common.rfind(" "), common.rfind("\n"), -1) + 1]
     if not common:
@@ -82,4 +83,7 @@ def read_judged(row: Row, supervision: Supervision) -> Judged:
 def _answer(row: Row, supervision: Supervision) -> Conversation | Completion:
     if key := conversation_key(row.values):
         return (read_sharegpt if is_messages(row.values[key], "from") else read_messages_row)(row, supervision)
-    return (read_pair if "completion" in row.values else read_alpaca)(row, supervision)
+    question, read = ("prompt", read_pair) if "completion" in row.values else ("instruction", read_alpaca)
+    if question not in row.values:
+        raise RowError(f"{row.source}: an answer without its question; expected `{question}` beside it.")
+    return read(row, supervision)
