@@ -23,6 +23,7 @@ from lorica.cli import (
     export,
     generate,
     inspect,
+    plan,
     quantize,
     report,
     sweep,
@@ -40,6 +41,7 @@ app = typer.Typer(
     callback=version_option,
 )
 app.command("train")(train.train_command)
+app.command("plan")(plan.plan_command)
 app.command("report")(report.report)
 app.command("generate")(generate.generate)
 app.command("chat")(chat.chat)

@@ -5,8 +5,14 @@ from typing import Annotated
 import typer
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False) -> None:
+def doctor(
+    profile: Annotated[bool, typer.Option(help="Measure this machine's speed, and keep it for `lorica plan`.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
     """Check versions, devices, precision, memory and disk."""
+    if profile:
+        _profile(as_json)
+        return
     from lorica.cli.terminal import print_json
     from lorica.run.doctor import examine
 
@@ -21,6 +27,28 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON 
         typer.echo(f"problem: {problem}")
     if not findings["problems"]:
         typer.echo("nothing stands in the way")
+
+
+def _profile(as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from lorica.cli.terminal import print_json
+    from lorica.models.precision import choose_device
+    from lorica.planning.here import write_profile
+    from lorica.planning.profile import measure_machine
+
+    machine = measure_machine(choose_device("auto"))
+    path = write_profile(machine)
+    if as_json:
+        print_json(asdict(machine) | {"path": str(path)})
+        return
+    typer.echo(machine.name)
+    for kind, points in machine.rates.items():
+        shown = ", ".join(f"{rate / 1e9:,.0f} (side {side})" for side, rate in points)
+        typer.echo(f"  {kind + ' products':<22} {shown} GFLOP/s")
+    typer.echo(f"  {'memory':<22} {machine.bandwidth / 1e9:,.1f} GB/s read and written")
+    typer.echo(f"  {'starting an operator':<22} {machine.launch * 1e6:.1f} microseconds")
+    typer.echo(f"kept in {path}")
 
 
 def _shown(value: object) -> str:

@@ -28,6 +28,9 @@ Weights = Literal[
 Metric = Literal["exact_match", "bleu", "chrf"] | MetricFunction
 
 
+Keeping = Literal["attention", "input", "offload", "chunks"]
+
+
 class ModelConfig(Section):
     """The frozen base model."""
 
@@ -152,8 +155,10 @@ class SystemConfig(Section):
         "auto", description="Where to compute; auto takes the fastest"
     )
     tokens_per_microbatch: Count | Auto = Field("auto", description="Tokens in one forward and backward pass")
-    checkpointing: Literal["auto", "none", "full"] = Field(
-        "auto", description="Recompute activations in the backward pass instead of keeping them: less memory, more time"
+    checkpointing: Literal["auto", "none", "full"] | Annotated[dict[Keeping, Count], Field(min_length=1)] = Field(
+        "auto",
+        description="What the backward pass computes again: none, full (all layers), or how many layers keep only"
+        " attention's result, their input, that on the host (offload), or go in pieces (chunks)",
     )
     engine: Literal["auto", "plain"] = Field(
         "auto", description="auto fuses the layers it knows and takes the loss in chunks; plain is the model's own code"

@@ -14,18 +14,21 @@ from lorica.lean.recognise import TOLERANCE, Trial, difference, lean_layer
 from lorica.lean.structure import NotLeanError
 
 
-def find_body(model: nn.Module, lanes: int = 1) -> LeanBody:
-    """The body that computes as the model's own does, its adapter as it stands and dropout off.
+def find_body(model: nn.Module, lanes: int = 1, verify: bool = True) -> LeanBody:
+    """The body that computes as the model's own does, its adapter as it stands and dropout off. Without `verify`
+    nothing is compared: for a model without weights, whose structure alone is asked for.
 
     Raises NotLeanError, with the reason, for a model that is something else than embeddings, decoder layers and a norm,
     or none of whose layers can be lean.
     """
-    probe = Probe(model, lanes)
+    probe = Probe(model, lanes, verify)
     layers = [_layer(i, layer, probe) for i, layer in enumerate(probe.layers)]
     tables = [probe.rotary(number) for number in range(len(probe.tables))]
     body = LeanBody(probe.embedding, probe.multiplier, tables, layers, probe.final, probe.masks)
     if not any(isinstance(layer, LeanLayer) for layer in layers):
         raise NotLeanError(body.description)
+    if not verify:
+        return body
     with torch.no_grad():
         found = body.hidden(probe.input_ids, probe.position_ids, probe.documents)
     error = difference(found, probe.output.flatten(0, 1))
@@ -41,6 +44,6 @@ def _layer(i: int, layer: nn.Module, probe: Probe) -> LeanLayer | PlainLayer:
             raise NotLeanError("it is called with more than hidden states and keywords")
         kwargs: dict[str, Any] = call.kwargs
         trial = Trial(layer, call.input, kwargs, probe.pack(), probe.table_of(i), probe.window(i))
-        return lean_layer(trial)
+        return lean_layer(trial, probe.verify)
     except NotLeanError as error:
         return PlainLayer(layer, probe.arguments(i), str(error))

@@ -46,13 +46,13 @@ def looks_like_norm(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def find_norm(module: nn.Module) -> Norm | None:
-    """The RMS norm that `module` computes, or None. Every kind is tried: in fp32 for what it computes, and in a 16-bit
-    type for where it rounds."""
+    """The RMS norm that `module` computes, or None. Every kind is tried, on a CPU with a weight made up for it: in fp32
+    for what it computes, and in a 16-bit type for where it rounds."""
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not looks_like_norm(module) or not isinstance(eps, float):
         return None
     weight: Tensor = module.weight  # type: ignore[assignment]
-    x = torch.randn(8, weight.shape[0], generator=torch.Generator().manual_seed(0)).to(weight.device)
+    x = torch.randn(8, weight.shape[0], generator=torch.Generator().manual_seed(0))
     kinds = [Norm(module, weight, eps, offset, first) for offset in (0.0, 1.0) for first in (True, False)]
     fitting = [norm for norm in kinds if _difference(norm, x) < 1e-5 and _difference(norm, x.bfloat16()) < 1e-2]
     return min(fitting, key=lambda norm: _difference(norm, x.bfloat16()), default=None)
@@ -60,8 +60,9 @@ def find_norm(module: nn.Module) -> Norm | None:
 
 def _difference(norm: Norm, x: Tensor) -> float:
     """Relative to the norm of the module's own result; infinite for one of another type."""
-    expected: Tensor = norm.module(x)
-    found = norm.forward(x)
+    weight = torch.linspace(0.5, 1.5, norm.size, dtype=norm.weight.dtype)
+    expected: Tensor = torch.func.functional_call(norm.module, {"weight": weight}, (x,))
+    found = rms_norm(x, weight, norm.eps, norm.offset, norm.round_first)
     if found.dtype != expected.dtype:
         return float("inf")
     return float((found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-30))

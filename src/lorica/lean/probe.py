@@ -20,10 +20,12 @@ LENGTHS = (13, 6)
 
 
 class Probe:
-    """Raises NotLeanError where data takes another way than embeddings, layer after layer, and a last module."""
+    """Raises NotLeanError where data takes another way than embeddings, layer after layer, and a last module. Without
+    `verify` no value is looked at: a model without weights is taken for what its structure says."""
 
     @torch.no_grad()
-    def __init__(self, model: Any, lanes: int = 1) -> None:
+    def __init__(self, model: Any, lanes: int = 1, verify: bool = True) -> None:
+        self.verify = verify
         self.own = own = getattr(model, "base_model", model)
         lists = [child for child in own.children() if isinstance(child, nn.ModuleList)]
         if own is model or len(lists) != 1:
@@ -60,7 +62,8 @@ class Probe:
         rows = next((call.output for call in calls if call.module is self.embedding), None)
         if isinstance(rows, Tensor):
             for number in (1.0, *(value for value in vars(self.own).values() if isinstance(value, float))):
-                if torch.equal(rows * number, x):
+                known = torch.equal(rows * number, x) if self.verify else same(rows, x) == (number == 1.0)
+                if known:
                     return number
         raise NotLeanError("the first layer's input is not the embedding of the tokens")
 

@@ -39,13 +39,16 @@ class Trial:
         return found
 
 
-def lean_layer(trial: Trial) -> LeanLayer:
-    """The lean layer that gives the original's own output and gradients. Raises NotLeanError."""
+def lean_layer(trial: Trial, verify: bool = True) -> LeanLayer:
+    """The lean layer that gives the original's own output and gradients; without `verify`, the likeliest. Raises
+    NotLeanError."""
     with torch.no_grad(), recorded(parts_of(trial.layer)) as calls:
         trial.original(trial.x)
     parts = find_parts(trial.layer, trial.x, calls)
     errors = []
     for candidate in candidates(trial, parts):
+        if not verify:
+            return candidate
         with torch.no_grad():
             expected = trial.original(trial.x).flatten(0, 1)
             errors.append(difference(candidate.forward(trial.x.flatten(0, 1), trial.pack), expected))

@@ -19,7 +19,7 @@ from lorica.kernels.gated import activate
 from lorica.lean.frozen import is_projection
 from lorica.lean.group import Group
 from lorica.lean.norm import Norm, find_norm, looks_like_norm
-from lorica.lean.trace import Call, same
+from lorica.lean.trace import Call, begin_together, same
 from lorica.lora.layer import LoraLinear
 from lorica.lora.trainable import TrainableCopy, TrainableRows
 
@@ -106,9 +106,8 @@ def find_norms(x: Tensor, calls: list[Call], qkv: list[Call], o: Call, gate_up: 
     def giving(value: Tensor) -> Norm | None:
         return taken(next((call for call in left if same(call.output, value)), None))
 
-    def taking(value: Tensor, address: int | None = None) -> Norm | None:
-        start = value.data_ptr() if address is None else address
-        return taken(next((call for call in left if call.input.data_ptr() == start), None))
+    def taking(value: Tensor) -> Norm | None:
+        return taken(next((call for call in left if begin_together(call.input, value)), None))
 
     q, k = (qkv[0].output, qkv[1].output) if len(qkv) == 3 else (None, None)
     norms = Norms(
@@ -133,14 +132,14 @@ def find_activation(calls: list[Call], gate_up: list[Call], down: Call) -> tuple
     second = gate_up[1].output if len(gate_up) == 2 else first[..., width:]
     for call in calls:
         for up_first, gate in ((False, first), (True, second)):
-            inner = not any(True for _ in call.module.parameters()) and call.input.data_ptr() == gate.data_ptr()
+            inner = not any(True for _ in call.module.parameters()) and begin_together(call.input, gate)
             if inner and call.input.shape[-1] == width:
                 return activation_name(call), up_first
     raise NotLeanError("its activation is not a module that reads one of two linear layers")
 
 
 def activation_name(call: Call) -> str:
-    x = torch.linspace(-6, 6, 97, device=call.input.device)
+    x = torch.linspace(-6, 6, 97)
     expected: Tensor = call.module(x)
     for name in ACTIVATIONS:
         if torch.allclose(activate(x, name), expected, rtol=1e-6, atol=1e-7):

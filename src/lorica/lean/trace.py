@@ -55,4 +55,10 @@ def parts_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
 
 def same(left: Tensor, right: Tensor) -> bool:
     """Whether both are all of one tensor's memory, in whatever shape."""
-    return left.numel() == right.numel() and left.data_ptr() == right.data_ptr()
+    return left.numel() == right.numel() and begin_together(left, right)
+
+
+def begin_together(left: Tensor, right: Tensor) -> bool:
+    """Whether both begin at one element of one storage, which tensors without values have too."""
+    one_storage = left.untyped_storage()._cdata == right.untyped_storage()._cdata
+    return one_storage and left.storage_offset() == right.storage_offset()

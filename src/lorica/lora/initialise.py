@@ -24,6 +24,8 @@ def initialise(layer: LoraLayer, kind: Initialisation, seeds: Sequence[int], nam
     (A of standard deviation 1/r), "pissa" or "pissa_niter_N" (Meng et al. 2024, https://arxiv.org/abs/2404.02948),
     "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775). Raises ValueError for any other.
     """
+    if layer.lora_A.is_meta:
+        seeds = []  # a plan's layer has shapes alone
     for lane, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(_derived_seed(seed, name))
         strength = layer.strengths[lane]

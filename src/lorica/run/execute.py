@@ -11,6 +11,7 @@ from lorica.evaluation.report import build_report, write_report
 from lorica.evaluation.scores import score
 from lorica.files import write_json
 from lorica.lora import attach
+from lorica.planning.keeping import apply_checkpointing
 from lorica.run.memory import forget_peak, peak_memory_bytes
 from lorica.run.prepare import Prepared, metric_names
 from lorica.run.receipt import settings_with_origins
@@ -54,6 +55,7 @@ def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
         watcher.notice(note)
     recompute = config.system.checkpointing == "full"
     subject = subject_of(prepared.base.model, adapter, recompute, config.system.engine)
+    apply_checkpointing(subject, config.system.checkpointing)
     watcher.notice(_description(subject, prepared))
     return subject
 

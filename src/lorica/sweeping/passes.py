@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from lorica.config import Resolved
 from lorica.evaluation.scores import Scores, score_lanes
 from lorica.lora import Lane, attach
+from lorica.planning.keeping import apply_checkpointing
 from lorica.run.prepare import Prepared
 from lorica.sweeping.trial import TrialState
 from lorica.training.lanes import LaneLoop, LaneRun
@@ -33,6 +34,7 @@ def train_together(
     system = prepared.resolved.config.system
     try:
         subject = subject_of(prepared.base.model, adapter, system.checkpointing == "full", system.engine)
+        apply_checkpointing(subject, system.checkpointing)
         capacity = prepared.capacity if prepared.capacity == 1 else max(LEAST_CAPACITY, prepared.capacity // len(lanes))
         runs = [lane_run(trial, prepared) for trial in trials]
         with LaneLoop(subject, runs, capacity, on_record) as loop:

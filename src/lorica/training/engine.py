@@ -61,11 +61,12 @@ class PlainEngine:
 @dataclass(frozen=True)
 class HeadedEngine:
     """`hidden` gives the final hidden states (supervised, hidden) of a packed row where it is supervised, and `head`
-    their loss."""
+    their loss. `body` is what lean layers are in, if any are."""
 
     hidden: Callable[[Batch], Tensor]
     head: LossHead
     description: str
+    body: LeanBody | None = None
 
     def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
         return self.head.loss(self.hidden(batch), batch.labels, coefficients)
@@ -77,13 +78,14 @@ class HeadedEngine:
         return self.head.lane_losses(self.hidden(batch), batch.labels, coefficients, lanes, len(batch.input_ids))
 
 
-def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = False) -> Engine:
+def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = False, verify: bool = True) -> Engine:
     """The leanest engine that gives this model's own losses, with the model as it stands: evaluation mode.
 
-    With `recompute`, lean layers keep their input alone for the backward pass.
+    With `recompute`, lean layers keep their input alone for the backward pass. Without `verify` nothing is compared:
+    the engine that a model of this structure gets, for a plan of a model without weights.
     """
     lanes = adapter.lanes if adapter is not None else 1
-    head = find_head(model, lanes)
+    head = find_head(model, lanes, verify)
     if isinstance(head, str):
         return PlainEngine(model, f"plain path: {head}")
     if getattr(model, "base_model", model) is model:
@@ -91,10 +93,12 @@ def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = F
     if lanes > 1 and not isinstance(head.projection, nn.Linear | PackedLinear):
         return PlainEngine(model, "plain path: lanes share one output layer, and this one is adapted")
     reason = ""
-    for engine in candidates(model, adapter, head, recompute):
+    for engine in candidates(model, adapter, head, recompute, verify):
         if isinstance(engine, str):
             reason += f" ({engine})"
             continue
+        if not verify:
+            return replace(engine, description=engine.description + reason)
         difference = loss_difference(model, engine, lanes)
         if difference <= TOLERANCE[dtype_of(model.get_input_embeddings())]:  # type: ignore[operator]
             return replace(engine, description=engine.description + reason)
@@ -103,16 +107,16 @@ def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = F
 
 
 def candidates(
-    model: nn.Module, adapter: Adapter | None, head: LossHead, recompute: bool
+    model: nn.Module, adapter: Adapter | None, head: LossHead, recompute: bool, verify: bool = True
 ) -> Iterator[HeadedEngine | str]:
     """Engines, the leanest first, or why there is none of a kind."""
     try:
-        body = find_body(model, adapter.lanes if adapter is not None else 1)
+        body = find_body(model, adapter.lanes if adapter is not None else 1, verify)
     except NotLeanError as error:
         yield f"not lean: {error}"
     else:
         body.set_policies([Policy("input" if recompute else "all")] * len(body.layers))
-        yield HeadedEngine(lambda batch: lean_hidden(body, adapter, batch), head, body.description)
+        yield HeadedEngine(lambda batch: lean_hidden(body, adapter, batch), head, body.description, body)
     yield HeadedEngine(lambda batch: own_hidden(model, batch), head, "the model's own layers, loss in chunks")
 
 

@@ -176,11 +176,11 @@ def _add(total: Tensor | None, new: Tensor | None) -> Tensor | None:
     return total.add_(new)
 
 
-def find_head(model: nn.Module, lanes: int = 1) -> LossHead | str:
+def find_head(model: nn.Module, lanes: int = 1, verify: bool = True) -> LossHead | str:
     """The loss head of a causal language model, or why it has none that we can compute.
 
     What the model does to its logits is read from its config and settled by trying: the head has to give the logits
-    that the model itself gives.
+    that the model itself gives. Without `verify` the config is believed, for a model without weights.
     """
     projection = getattr(model, "get_output_embeddings", lambda: None)()
     if not isinstance(projection, nn.Module) or not has_weight(projection):
@@ -199,6 +199,8 @@ def find_head(model: nn.Module, lanes: int = 1) -> LossHead | str:
     with torch.no_grad():
         projected = projection(seen[0]).float()
     softcap, scales = _logit_constants(model)
+    if not verify:
+        return LossHead(projection, scales[1] if len(scales) > 1 else 1.0, softcap)
     errors = {scale: _difference(_applied(projected, scale, softcap), logits) for scale in scales}
     scale = min(errors, key=lambda scale: errors[scale])
     # A 16-bit model rounds its scaled logits once more than the head does.

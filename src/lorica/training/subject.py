@@ -75,10 +75,15 @@ class Subject:
 
 
 def subject_of(
-    model: nn.Module, adapter: Adapter | None, recompute: bool = False, engine: Literal["auto", "plain"] = "auto"
+    model: nn.Module,
+    adapter: Adapter | None,
+    recompute: bool = False,
+    engine: Literal["auto", "plain"] = "auto",
+    verify: bool = True,
 ) -> Subject:
     """Without an adapter everything of the model is trained. With `recompute`, only each decoder layer's input is kept,
-    and the layer computed again in the backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174)."""
+    and the layer computed again in the backward pass (Chen et al. 2016, https://arxiv.org/abs/1604.06174). `verify` is
+    for a model without weights, as in `choose_engine`."""
     if adapter is None:
         check_dense(model)
         model.requires_grad_(True)
@@ -91,7 +96,7 @@ def subject_of(
         enable({"use_reentrant": False})
     with subject.evaluating():
         if engine == "auto":
-            subject.engine = choose_engine(model, adapter, recompute)
+            subject.engine = choose_engine(model, adapter, recompute, verify)
     return subject  # in training mode
 
 

@@ -1,0 +1,161 @@
+"""The model that a plan is of, from its config alone: no weights are read, and none need to be there."""
+
+import json
+from contextlib import suppress
+from copy import deepcopy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
+
+from lorica.models import directory
+from lorica.models.locate import gguf_file, model_folder, one_line, stored_dtype, weight_files
+from lorica.models.skeleton import empty_model
+from lorica.planning.shapes import SHAPES
+
+UNREADABLE = (ValueError, TypeError, KeyError, OSError, AttributeError, StrictDataclassError, RuntimeError)
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """`stored` is the type that its files hold, as far as that is known."""
+
+    name: str
+    config: PretrainedConfig
+    stored: torch.dtype
+
+    @property
+    def text(self) -> Any:
+        return self.config.get_text_config()
+
+    @property
+    def longest(self) -> int | None:
+        return getattr(self.text, "max_position_embeddings", None) or getattr(self.text, "n_positions", None)
+
+    def empty(self, dtype: torch.dtype) -> PreTrainedModel:
+        """The model on the meta device, with a config of its own. Raises ValueError for a config that lacks fields or
+        contradicts itself."""
+        config = deepcopy(self.config)
+        config._attn_implementation = None
+        try:
+            return empty_model(config, dtype)
+        except UNREADABLE as error:
+            raise ValueError(
+                f"{self.name}: no model can be made of its config ({one_line(error)}). Compare its sizes with those of "
+                f"a known shape, such as `lorica plan --model {nearest_shape(str(self.config.model_type))}`."
+            ) from None
+
+
+def read_model(name: str, revision: str | None = None) -> PlannedModel:
+    """The model called `name`: a directory with a config.json, such a file itself, a hub id, or a well-known shape.
+
+    Raises ValueError for anything else, an architecture that transformers does not have, and a config that it cannot
+    read.
+    """
+    path = Path(name).expanduser()
+    if name in SHAPES and not path.exists():
+        return PlannedModel(name, _config_of(SHAPES[name], name), torch.bfloat16)
+    if path.is_file() and path.suffix == ".json":
+        return PlannedModel(name, *_from_file(path))
+    if gguf_file(name, revision) is not None:
+        raise ValueError(f"{name}: plans of GGUF files come later; give the config.json of the model it was made of.")
+    folder = model_folder_of(name, revision)
+    config, stored = _from_file(folder / "config.json")
+    with suppress(ValueError, OSError, SafetensorError):  # a folder without weights is all that a plan needs
+        stored = stored_dtype(weight_files(folder))
+    return PlannedModel(name, config, stored)
+
+
+def model_folder_of(name: str, revision: str | None) -> Path:
+    try:
+        folder = model_folder(name, revision, weights=False)
+    except ValueError as error:
+        known = get_close_matches(name.lower(), SHAPES, n=3, cutoff=0.3) or list(SHAPES)
+        raise ValueError(f"{error} A plan also takes a config.json, or a known shape: {', '.join(known)}.") from None
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json, which is all that a plan needs of a model.")
+    return folder
+
+
+def _from_file(path: Path) -> tuple[PretrainedConfig, torch.dtype]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as JSON: {one_line(error)}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected the config of a model: a JSON object.")
+    directory._refuse_quantised(values, path.parent)
+    text = text_values(values)
+    named = values.get("dtype") or values.get("torch_dtype") or text.get("torch_dtype") or "bfloat16"
+    return _config_of(values, str(path)), DTYPES.get(str(named).removeprefix("torch."), torch.float32)
+
+
+def _config_of(values: dict[str, Any], name: str) -> PretrainedConfig:
+    kind = values.get("model_type")
+    if kind is None:
+        raise ValueError(f"{name} has no model_type, so its architecture is unknown; add it, such as `llama`.")
+    if kind not in CONFIG_MAPPING:
+        near = get_close_matches(str(kind), list(CONFIG_MAPPING), n=3, cutoff=0.5)
+        raise ValueError(
+            f"{name}: the architecture {kind} is none that transformers has"
+            + (f"; did you mean {' or '.join(near)}?" if near else ". Update transformers, or give another model.")
+        )
+    _check_fields(values, name, str(kind))
+    try:
+        return AutoConfig.for_model(kind, **{key: value for key, value in values.items() if key != "model_type"})
+    except UNREADABLE as error:
+        raise ValueError(f"{name}: transformers cannot read this config: {one_line(error)}") from None
+
+
+def _check_fields(values: dict[str, Any], name: str, kind: str) -> None:
+    """transformers fills a missing size from its defaults, so the plan would be of another model."""
+    defaults = CONFIG_MAPPING[kind]()
+    text = text_values(values)
+    known = defaults.get_text_config()
+    aliases = {new: old for old, new in getattr(known, "attribute_map", {}).items()}
+    wanted = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    missing = [
+        field
+        for field in wanted
+        if hasattr(known, field)
+        and field not in text
+        and getattr(known, "attribute_map", {}).get(field) not in text
+        and aliases.get(field) not in text
+    ]
+    if missing:
+        raise ValueError(
+            f"{name} lacks {', '.join(missing)}, without which the size of this {kind} is unknown. Take config.json "
+            "whole from where the model is published."
+        )
+
+
+def text_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Of the text part, for a model with several."""
+    found = values.get("text_config")
+    return found if isinstance(found, dict) else values
+
+
+def nearest_shape(kind: str) -> str:
+    return next((name for name, values in SHAPES.items() if values["model_type"] == kind), "llama-3-8b")
+
+
+def layer_kinds(layers: nn.ModuleList, types: list[str] | None, trained_below: bool) -> list[tuple[Any, ...]]:
+    """For each decoder layer what tells it from others: its tensors' names, types and shapes, its kind of attention,
+    and whether anything below it is trained, which is what it would pass a gradient to."""
+    kinds = []
+    for number, layer in enumerate(layers):
+        tensors = [(name, x.dtype, tuple(x.shape), x.requires_grad) for name, x in _tensors(layer)]
+        kinds.append((trained_below, *(types[number : number + 1] if types else ()), *tensors))
+        trained_below = trained_below or any(p.requires_grad for p in layer.parameters())
+    return kinds
+
+
+def _tensors(layer: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return [*layer.named_parameters(), *layer.named_buffers()]
