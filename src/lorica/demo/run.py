@@ -25,7 +25,7 @@ def write_demo_run(folder: Path) -> Path:
             folder / "task", settings.TRAIN_ROWS, settings.HELD_OUT_ROWS, settings.DATA_SEED
         )
         config = {
-            "model": str(settings.BASE),
+            "model": {"path": str(settings.BASE), "dtype": settings.DTYPE},
             "data": str(train),
             "train": settings.TRAIN,
             "system": settings.SYSTEM,
