@@ -61,7 +61,8 @@ def main() -> None:
         given: dict[str, Any] = {"model": str(task.model), "data": str(task.rows), "out": str(Path(folder) / "run")}
         train(overrides=settings, watcher=watch, **given)
     versions = {name: version(name) for name in ("lorica", "torch")}
-    report(watch.losses, differences(watch.at), differences(watch.cpu_at), versions, notices=watch.notices)
+    engine = next((text for text in watch.notices if "layers lean" in text or "plain path" in text), "")
+    report(watch.losses, differences(watch.at), differences(watch.cpu_at), versions, engine=engine.partition("; ")[2])
 
 
 if __name__ == "__main__":
