@@ -4,8 +4,8 @@
     python benchmarks/engine_gpu.py --weights NF4 --tokens 2048 --recompute --cap 8
     python benchmarks/engine_gpu.py --shape llama-2-13b --weights NF4 --recompute --cap 24
 
-Random weights in bf16, or packed, r 16 on all linear layers, microbatches of so many tokens in documents of 512, half of
-them supervised, a whole optimiser step each. `--cap` is all the memory in GB (10^9 bytes) that torch may take. Speed is
+Random weights in bf16, or packed, r 16 on all linear layers, microbatches of so many tokens in documents of 512, half
+of them supervised, a whole optimiser step each. `--cap` is all the memory in GB (10^9 bytes) that torch may take. Speed is
 the median of steps 20 and later; a leak is memory after the last step that was not there after the twentieth.
 """
 
@@ -93,7 +93,7 @@ def random_llama(arguments: argparse.Namespace) -> Subject:
 
 
 def measure(subject: Subject, steps: int, tokens: int) -> dict[str, Any]:
-    optimiser = Optimiser(subject.parameters, TrainConfig(), 1e-4, joined=True)
+    optimiser = Optimiser.of(subject.parameters, TrainConfig(), 1e-4, joined=True)
     batch = pack(tokens).to(subject.device)
     seconds, held, losses = [], [], []
     for _ in range(steps):
@@ -124,7 +124,7 @@ def pack(tokens: int) -> Batch:
     generator = torch.Generator().manual_seed(0)
     half = DOCUMENT // 2
     documents = [
-        Example("", torch.randint(100_000, (DOCUMENT,), generator=generator).tolist(), [0.0] * half + [1.0] * half)
+        Example("", torch.randint(32_000, (DOCUMENT,), generator=generator).tolist(), [0.0] * half + [1.0] * half)
         for _ in range(tokens // DOCUMENT)
     ]
     [batch] = microbatches(documents, tokens)

@@ -13,6 +13,10 @@ from lorica.lean.probe import Probe
 from lorica.lean.recognise import TOLERANCE, Trial, difference, lean_layer
 from lorica.lean.structure import NotLeanError
 
+# Every layer was compared by itself; through all of them the rounding of 16 bits adds up (5 % over 32 random layers),
+# while a wrong table, mask or last norm differs by its whole size.
+BODY_TOLERANCE = {**TOLERANCE, torch.bfloat16: 0.25, torch.float16: 0.25}
+
 
 def find_body(model: nn.Module, lanes: int = 1, verify: bool = True) -> LeanBody:
     """The body that computes as the model's own does, its adapter as it stands and dropout off. Without `verify`
@@ -32,7 +36,7 @@ def find_body(model: nn.Module, lanes: int = 1, verify: bool = True) -> LeanBody
     with torch.no_grad():
         found = body.hidden(probe.input_ids, probe.position_ids, probe.documents)
     error = difference(found, probe.output.flatten(0, 1))
-    if not error < TOLERANCE[probe.output.dtype]:
+    if not error < BODY_TOLERANCE[probe.output.dtype]:
         raise NotLeanError(f"its final hidden states differ by {error:.1e} from the model's own")
     return body
 

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lorica.evaluation.evaluation import Evaluation, evaluate
 from lorica.evaluation.report import build_report, write_report
 from lorica.evaluation.scores import score
@@ -25,7 +27,7 @@ from lorica.training.subject import Subject, subject_of
 from lorica.training.trackers import Trackers
 
 # Logits of packed documents may differ from those of the documents alone by rounding; seeing each other differs by ~1.
-PACKING_TOLERANCE = 0.05
+PACKING_TOLERANCE = {torch.float32: 0.05, torch.bfloat16: 0.3, torch.float16: 0.3}
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watch
 def fit_packing(prepared: Prepared, watcher: Watcher) -> None:
     """Compute every row alone where the model lets packed documents see each other."""
     error = packing_error(prepared.base.model)
-    if error > PACKING_TOLERANCE:
+    if error > PACKING_TOLERANCE[prepared.base.dtype]:
         watcher.notice(
             f"this model does not keep packed documents apart (logits differ by {error:.2f} standard deviations), so "
             "every row is computed alone: slower, with the same result"
