@@ -5,8 +5,8 @@
     python benchmarks/engine_gpu.py --shape llama-2-13b --weights NF4 --recompute --cap 24
 
 Random weights in bf16, or packed, r 16 on all linear layers, microbatches of so many tokens in documents of 512, half
-of them supervised, a whole optimiser step each. `--cap` is all the memory in GB (10^9 bytes) that torch may take. Speed is
-the median of steps 20 and later; a leak is memory after the last step that was not there after the twentieth.
+of them supervised, a whole optimiser step each. `--cap` is all the memory in GB (10^9 bytes) that torch may take. Speed
+is the median of steps 20 and later; a leak is memory after the last step that was not there after the twentieth.
 """
 
 import argparse
