@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from comparing import metrics
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import lorica
 from bases import chats, write_base, write_rows
-from comparing import metrics
 from lorica.config import DataConfig, LoraConfig
 from lorica.data import Example, read_examples, split_held_out, step_rows
 from lorica.run import Watcher
