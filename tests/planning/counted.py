@@ -1,6 +1,8 @@
 """The same training step twice: over real tensors, every byte counted, and rehearsed without any."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +13,8 @@ from lorica.config.schema import RunConfig
 from lorica.data import Example
 from lorica.lean import Policy
 from lorica.lora import attach
+from lorica.models.locate import weight_files
+from lorica.models.packing import read_packed
 from lorica.planning.ledger import Ledger
 from lorica.planning.model import PlannedModel
 from lorica.planning.rehearsal import Rehearsal
@@ -33,9 +37,12 @@ def config_of(name: str, layers: int = 2, **fields: Any) -> Any:
     return config
 
 
-def run_config(method: str = "lora", lora: Any = None, train: Any = None, **system: Any) -> RunConfig:
+def run_config(
+    method: str = "lora", lora: Any = None, train: Any = None, weights: str = "as-is", **system: Any
+) -> RunConfig:
     adapter = {} if method == "full" else {"lora": {"r": 4, "alpha": 6} if lora is None else lora}
-    return RunConfig(model="model", data="rows.jsonl", method=method, train=train or {}, system=system, **adapter)
+    model = {"path": "model", "weights": weights}
+    return RunConfig(model=model, data="rows.jsonl", method=method, train=train or {}, system=system, **adapter)
 
 
 def documents(lengths: Sequence[int] = LENGTHS) -> list[Example]:
@@ -48,6 +55,10 @@ def counted(
 ) -> int:
     """The most bytes that a real step holds at a time."""
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+    if run.model.weights != "as-is":
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            model, _ = read_packed(Path(folder), weight_files(Path(folder)), config, dtype, run.model.weights)
     adapter = attach(model, run.lora, seed=0) if run.method == "lora" else None
     subject = subject_of(model, adapter, run.system.checkpointing == "full", run.system.engine)
     if isinstance(subject.engine, HeadedEngine) and subject.engine.body is not None:

@@ -77,6 +77,21 @@ def test_many_configurations(name: str, run: dict[str, Any], policies: list[Poli
     assert abs(difference(name, run_config(**run), policies, **options)) < 0.01
 
 
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 300, "head_dim": 64}
+
+
+def test_a_packed_base() -> None:
+    assert abs(difference("llama", run_config(weights="q4_k_m"), [INPUT, ALL, ALL], **WIDE)) < 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["nf4", "nf4_dq", "q8_0", "q6_k", "q5_k_m", "q4_0", "q3_k_m", "q2_k", "iq4_nl"])
+@pytest.mark.parametrize("name", ["llama", "tied_llama", "qwen3"])
+def test_packed_bases(name: str, weights: str) -> None:
+    run = run_config(weights=weights)
+    assert abs(difference(name, run, [INPUT, ATTENTION, ALL, ALL], dtype=BF16, **WIDE)) < 0.01
+
+
 def test_the_peak_is_told_term_by_term() -> None:
     rows, run = documents(), run_config()
     found = rehearsed(config_of("llama", 4), run, rows, 48, [ALL] * 4, FP32)

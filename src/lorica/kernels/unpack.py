@@ -19,8 +19,8 @@ FORMATS = {
 def has_kernel(name: str, packed: Tensor, out: Tensor) -> bool:
     """Whether `unpack_` takes this format, these bytes and this result."""
     floats = (torch.float32, torch.bfloat16, torch.float16)
-    there = packed.is_cuda and has_triton() and name in FORMATS and out.dtype in floats
-    return there and packed.is_contiguous() and out.is_contiguous()
+    there = packed.is_meta or (packed.is_cuda and has_triton())  # on the meta device a plan for a GPU
+    return there and name in FORMATS and out.dtype in floats and packed.is_contiguous() and out.is_contiguous()
 
 
 def unpack_(name: str, packed: Tensor, out: Tensor) -> None:

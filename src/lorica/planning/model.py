@@ -14,9 +14,13 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
+from lorica.gguf.read_config import read_config as read_gguf_config
+from lorica.gguf.split import GgufModel, open_model
 from lorica.models import directory
+from lorica.models.gguf_base import most_stored
 from lorica.models.locate import gguf_file, model_folder, one_line, stored_dtype, weight_files
 from lorica.models.skeleton import empty_model
+from lorica.planning.packed import pack_as, pack_like, twin_of
 from lorica.planning.shapes import SHAPES
 
 UNREADABLE = (ValueError, TypeError, KeyError, OSError, AttributeError, StrictDataclassError, RuntimeError)
@@ -25,11 +29,14 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 @dataclass(frozen=True)
 class PlannedModel:
-    """`stored` is the type that its files hold, as far as that is known."""
+    """`stored` is the type that its files hold, as far as that is known; `file` the GGUF file that it is in, if it is.
+    A `loaded` model is planned with as it is."""
 
     name: str
     config: PretrainedConfig
     stored: torch.dtype
+    file: GgufModel | None = None
+    loaded: PreTrainedModel | None = None
 
     @property
     def text(self) -> Any:
@@ -39,9 +46,25 @@ class PlannedModel:
     def longest(self) -> int | None:
         return getattr(self.text, "max_position_embeddings", None) or getattr(self.text, "n_positions", None)
 
-    def empty(self, dtype: torch.dtype) -> PreTrainedModel:
-        """The model on the meta device, with a config of its own. Raises ValueError for a config that lacks fields or
-        contradicts itself."""
+    def empty(self, dtype: torch.dtype, weights: str = "as-is") -> PreTrainedModel:
+        """The model on the meta device, with a config of its own and its matrices packed as `model.weights` says.
+
+        Raises ValueError for a config that lacks fields or contradicts itself, and for weights that it cannot have."""
+        if self.loaded is not None:
+            memo = {id(x): twin_of(x) for x in (*self.loaded.parameters(), *self.loaded.buffers())}
+            return deepcopy(self.loaded, memo)
+        if self.file is not None and weights != "as-is":
+            raise ValueError(
+                f"model.weights is {weights}, but {self.name} is a GGUF file, which is used as it is packed."
+            )
+        model = self._dense(dtype)
+        if self.file is not None:
+            pack_like(model, self.file, dtype)
+        elif weights != "as-is":
+            pack_as(model, weights, dtype)
+        return model
+
+    def _dense(self, dtype: torch.dtype) -> PreTrainedModel:
         config = deepcopy(self.config)
         config._attn_implementation = None
         try:
@@ -64,8 +87,10 @@ def read_model(name: str, revision: str | None = None) -> PlannedModel:
         return PlannedModel(name, _config_of(SHAPES[name], name), torch.bfloat16)
     if path.is_file() and path.suffix == ".json":
         return PlannedModel(name, *_from_file(path))
-    if gguf_file(name, revision) is not None:
-        raise ValueError(f"{name}: plans of GGUF files come later; give the config.json of the model it was made of.")
+    gguf = gguf_file(name, revision)
+    if gguf is not None:
+        file = open_model(gguf)
+        return PlannedModel(name, read_gguf_config(file.metadata, file.tensors, file.values), most_stored(file), file)
     folder = model_folder_of(name, revision)
     config, stored = _from_file(folder / "config.json")
     with suppress(ValueError, OSError, SafetensorError):  # a folder without weights is all that a plan needs

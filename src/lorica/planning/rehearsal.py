@@ -17,6 +17,7 @@ from lorica.lean import Policy
 from lorica.lora import Adapter, attach
 from lorica.planning.ledger import ADAPTERS, GRADIENTS, OPTIMISER, PACKED, WEIGHTS, WORKING, Bytes, Ledger, Stage
 from lorica.planning.model import PlannedModel, layer_kinds
+from lorica.planning.packed import make_tables
 from lorica.planning.step import StepRunner, decoder_layers
 from lorica.planning.valueless import StandIns, Valueless
 from lorica.training.buffers import ALIGNMENT
@@ -44,7 +45,7 @@ class Rehearsal:
     @classmethod
     def of(cls, model: PlannedModel, config: RunConfig, dtype: torch.dtype, device: torch.device) -> "Rehearsal":
         """For `device`, which need not be there. `config` says what is trained and how."""
-        module = model.empty(dtype)
+        module = model.empty(dtype, config.model.weights)
         adapter = attach(module, config.lora, seed=0) if config.method == "lora" else None
         if adapter is None:
             module.requires_grad_(True)
@@ -56,6 +57,7 @@ class Rehearsal:
             recompute = config.system.checkpointing == "full"
             subject = subject_of(module, adapter, recompute, config.system.engine, verify=False)
         place = device if device.type == "cpu" else torch.device("meta")
+        make_tables(module)
         stand_ins = StandIns(module, place)
         runner = StepRunner(subject, config.train)
         return cls(subject, place, held, stands_for, runner, stand_ins, trained, parameters)
