@@ -9,6 +9,7 @@ from lorica.cli.train import one_or_many, split_arguments
 
 if TYPE_CHECKING:
     from lorica.planning.plan import Plan
+    from lorica.run.plan import Asked
 
 
 def plan_command(
@@ -30,6 +31,8 @@ def plan_command(
     gpu: Annotated[str | None, typer.Option(help="Plan for this GPU, such as RTX4090; default: this machine.")] = None,
     length: Annotated[int | None, typer.Option(min=2, help="Tokens of every row.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="How many rows there are.")] = None,
+    compare: Annotated[bool, typer.Option(help="Full fine-tuning, LoRA and packed bases side by side.")] = False,
+    history: Annotated[bool, typer.Option(help="Predicted beside measured, of the runs on this machine.")] = False,
     price: Annotated[float | None, typer.Option(min=0, help="Price of the machine an hour, in any currency.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
@@ -39,9 +42,13 @@ def plan_command(
     lorica plan --model llama-3-8b --gpu RTX4090
     lorica plan --model config.json --memory 24GB --length 4096
     lorica plan config.yaml lora.r=16
+    lorica plan --model llama-2-70b --compare --length 1024
     """
+    if history:
+        _history(as_json)
+        return
     from lorica.cli.terminal import print_json, quiet_libraries
-    from lorica.run.plan import plan
+    from lorica.run.plan import Question, ask, plan
 
     quiet_libraries()
     path, overrides = split_arguments(arguments or [])
@@ -49,13 +56,82 @@ def plan_command(
         key: value for key, value in {"model": model, "data": one_or_many(data)}.items() if value is not None
     }
     asked: dict[str, Any] = {"memory": memory, "gpu": gpu, "length": length, "rows": rows}
+    if compare:
+        _compare(ask(path, overrides, Question(**asked), None, "command line", values), price, as_json)
+        return
     made = plan(path, overrides, values_origin="command line", **asked, **values)
-    cost = None if price is None or made.seconds is None else price * made.seconds / 3600
+    cost = _cost(made, price)
     if as_json:
         print_json(made.to_dict() | {"cost": cost})
         return
     for line in lines(made, cost):
         typer.echo(line)
+
+
+def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lorica.cli.terminal import print_json
+    from lorica.planning.compare import compare
+    from lorica.planning.gpus import GPUS
+    from lorica.planning.units import shown_bytes, shown_seconds
+
+    rows = compare(*asked)
+    if as_json:
+        print_json({"rows": [row.to_dict() | {"cost": _cost(row.plan, price)} for row in rows]})
+        return
+    first = rows[0].plan
+    table = Table(
+        box=None, header_style="bold", title=f"{first.machine.name}, {shown_bytes(first.budget)}", title_justify="left"
+    )
+    for heading in ("", "peak", "least", "tokens/s", "time", "cost", "longest row", "GPUs"):
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        plan, cost = row.plan, _cost(row.plan, price)
+        table.add_row(
+            row.way,
+            shown_bytes(plan.peak_bytes) if plan.fits else "does not fit",
+            shown_bytes(row.least_bytes),
+            f"{plan.tokens_per_second:,.0f}" if plan.fits else "",
+            shown_seconds(plan.seconds) if plan.fits and plan.seconds is not None else "",
+            f"{cost:,.2f}" if plan.fits and cost is not None else "",
+            f"{row.longest:,}" if row.longest is not None else "none",
+            f"{len(row.gpus)} of {len(GPUS)}" + (f", from {smallest(row.gpus)}" if row.gpus else ""),
+        )
+    Console().print(table)
+
+
+def smallest(names: list[str]) -> str:
+    """The GPU with the least memory."""
+    from lorica.planning.gpus import GPUS
+
+    return min((gpu for gpu in GPUS if gpu.name in names), key=lambda gpu: gpu.memory).name
+
+
+def _cost(plan: "Plan", price: float | None) -> float | None:
+    return None if price is None or plan.seconds is None else price * plan.seconds / 3600
+
+
+def _history(as_json: bool) -> None:
+    from lorica.cli.terminal import print_json
+    from lorica.planning.history import history_path, read_history
+    from lorica.planning.units import shown_bytes
+
+    runs = read_history()
+    if as_json:
+        print_json({"runs": runs})
+        return
+    if not runs:
+        typer.echo(f"no run was planned and measured on this machine yet ({history_path()})")
+    for run in runs:
+        planned, measured = run["planned"], run["measured"]
+        parts = []
+        for key, show in (("peak_bytes", shown_bytes), ("tokens_per_second", lambda speed: f"{speed:,.0f} tokens/s")):
+            if planned.get(key) and measured.get(key):
+                share = 100 * (planned[key] / measured[key] - 1)
+                parts.append(f"{show(planned[key])} planned, {show(measured[key])} measured ({share:+.0f} %)")
+        typer.echo(f"{run['time']}  {run['run']}: {'; '.join(parts)}")
 
 
 def lines(plan: "Plan", cost: float | None) -> list[str]:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from lorica.evaluation.charts import Point, Series, finite, interval_mark, line_chart, smoothed, thinned
 from lorica.evaluation.differences import compare
 from lorica.evaluation.headline import TITLES, comparisons
+from lorica.evaluation.memory_chart import memory_chart
 from lorica.evaluation.quantities import duration, memory
 
 
@@ -52,6 +53,8 @@ def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]])
         facts=_facts(report),
         loss_chart=_loss_chart(_points(history, "loss"), held_out),
         rate_chart=_rate_chart(history),
+        memory_chart=memory_chart(_timeline(report)),
+        memory_terms=_timeline(report)["terms"],
         has_held_out=bool(held_out),
         chosen={key: setting for key, setting in settings.items() if setting["origin"] != "default"},
         defaults={key: setting for key, setting in settings.items() if setting["origin"] == "default"},
@@ -74,6 +77,12 @@ def _facts(report: Mapping[str, Any]) -> list[Fact]:
             planned = plan.get(planned_key)
             facts.append(Fact(label, write(measured[key]), f"planned {write(planned)}" if planned is not None else ""))
     return facts
+
+
+def _timeline(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Of the plan, empty for a run without one."""
+    found = (report["plan"] or {}).get("timeline")
+    return found if found is not None else {"terms": [], "stages": []}
 
 
 def _loss_chart(losses: list[Point], held_out: list[Point]) -> Markup:

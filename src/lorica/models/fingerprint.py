@@ -95,7 +95,7 @@ def checksum(tensors: Iterable[Tensor]) -> int:
     return total
 
 
-def _weighted_sum(words: Tensor, chunk: int = 1 << 24) -> int:
+def _weighted_sum(words: Tensor, chunk: int = 1 << 20) -> int:
     total = 0
     for start in range(0, words.numel(), chunk):
         part = words[start : start + chunk].to(torch.int64)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from lorica.lean import Policy
 from lorica.planning.keeping import named_policies
+from lorica.planning.ledger import PACKED, WEIGHTS
 from lorica.planning.machine import Machine
 from lorica.planning.rehearsal import Rehearsal
 from lorica.planning.whole import Rehearsed, WholeStep, whole_step
@@ -53,6 +54,11 @@ class Solver:
         fitting = [choice for choice in self.within(budget) if choice is not None]
         return max(fitting, key=lambda choice: choice.tokens_per_second, default=None)
 
+    def free(self) -> None:
+        """Choose tokens and policies anew, whatever was given."""
+        self.fixed = None
+        self.capacities = capacities_for(self.workload, self.machine.device, None)
+
     def within(self, budget: int) -> Iterator[Choice | None]:
         for capacity in self.capacities:
             choice = self._least_rungs(capacity, budget)
@@ -73,6 +79,12 @@ class Solver:
     @property
     def layers(self) -> int:
         return len(self.rehearsal.stands_for)
+
+    @property
+    def frozen(self) -> int:
+        """Bytes of the weights."""
+        held = self.rehearsal.held
+        return held[WEIGHTS] + held[PACKED]
 
     def rung_of(self, choice: Choice) -> int:
         return 0 if self.fixed is not None else sum(self.ladder.index(policy) for policy in choice.policies)

@@ -23,22 +23,23 @@ def machines_folder() -> Path:
     return default_folder().parent / "machines"
 
 
-def this_machine(device: str) -> Machine:
-    """With the memory that is free on it."""
+def this_machine(device: str, loaded: int = 0) -> Machine:
+    """With the memory that is free on it, and the `loaded` bytes that the planned model takes already."""
     name = device_name(device)
+    memory = free_bytes(device) + (loaded if device == "cuda" else 0)
+    overhead = overhead_bytes(device) - (0 if device == "cuda" else loaded)
     stored = read_profile(name)
     if stored is not None:
-        return replace(stored, memory=free_bytes(device), overhead=overhead_bytes(device))
+        return replace(stored, memory=memory, overhead=overhead)
     if device == "cuda":
         try:
             found = find_gpu(name).machine
         except ValueError:
             found = replace(find_gpu("A10").machine, source="not measured; figures of an A10")
-        return replace(found, name=name, memory=free_bytes(device))
+        return replace(found, name=name, memory=memory)
     threads = torch.get_num_threads()
     rates = {kind: [(side, rate * threads) for side, rate in points] for kind, points in CORE_RATES.items()}
     source = "not measured: run `lorica doctor --profile`"
-    memory, overhead = free_bytes(device), overhead_bytes(device)
     return Machine(name, device, memory, rates, CORE_BANDWIDTH * threads, CORE_LAUNCH, overhead, None, source)
 
 

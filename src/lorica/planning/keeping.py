@@ -6,7 +6,7 @@ from typing import Any
 
 from lorica.lean import Policy
 from lorica.training.engine import HeadedEngine
-from lorica.training.subject import Subject
+from lorica.training.subject import Subject, recompute_layers
 
 MLP_TOKENS = 1024
 Checkpointing = str | Mapping[Any, int]
@@ -61,3 +61,7 @@ def apply_checkpointing(subject: Subject, checkpointing: Checkpointing) -> None:
             f"system.checkpointing is {dict(checkpointing)}, which counts lean layers, and this model runs on "
             f"{engine.description}. Set it to none, full or auto."
         )
+    elif checkpointing == "full" and not getattr(subject.model, "is_gradient_checkpointing", True):
+        recompute_layers(subject.model)
+        with subject.evaluating():
+            pass  # leaves the layers in the mode in which they recompute

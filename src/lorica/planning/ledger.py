@@ -23,6 +23,7 @@ Bytes = Counter[str]  # by term
 WEIGHTS, PACKED, ADAPTERS = "base weights", "packed weights", "adapters"
 GRADIENTS, OPTIMISER, KEPT = "gradients", "optimiser", "kept for backward"
 WORKING, ATTENTION, LOSS, HOST = "working memory", "attention", "loss", "host memory"
+TERMS = (WEIGHTS, PACKED, ADAPTERS, GRADIENTS, OPTIMISER, KEPT, WORKING, ATTENTION, LOSS)
 
 
 @dataclass

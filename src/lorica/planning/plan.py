@@ -10,13 +10,14 @@ import torch
 from lorica.config.schema import RunConfig
 from lorica.planning.fit import Choice, Solver, capacities_for, ladder_for
 from lorica.planning.keeping import checkpointing_of, policies_of
-from lorica.planning.ledger import HOST
+from lorica.planning.ledger import HOST, TERMS
 from lorica.planning.machine import Machine
 from lorica.planning.model import PlannedModel
 from lorica.planning.rehearsal import Rehearsal
 from lorica.planning.whole import Moment
 from lorica.planning.workload import Workload
 
+LESS = 0.8  # of a plan that ran out of memory, what the next one may take
 LIBRARIES, ROUNDING = "libraries and context", "allocator"
 # Reserved over allocated memory: blocks that the allocator holds and cannot use just then.
 SPARE = {"cpu": 0.03, "cuda": 0.04, "mps": 0.1}
@@ -43,6 +44,8 @@ class Plan:
     trained: int
     parameters: int
     advice: list[str]
+    solver: Solver
+    choice: Choice
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -64,6 +67,25 @@ class Plan:
             "advice": self.advice,
         }
 
+    def with_spare(self, tensor_bytes: int) -> int:
+        """What tensors of so many bytes take with the allocator's share."""
+        return tensor_bytes + spare_bytes(tensor_bytes, self.machine, self.solver.frozen)
+
+    @property
+    def timeline(self) -> dict[str, Any]:
+        """Bytes by term over the stages of a step: `[name, at its beginning, at its peak]`."""
+        stages = [
+            [moment.name, [moment.held[term] for term in TERMS], [moment.peak[term] for term in TERMS]]
+            for moment in self.moments
+        ]
+        return {"terms": list(TERMS), "stages": stages}
+
+    def smaller(self) -> Plan | None:
+        """The next plan that takes clearly less, whatever the settings of `system` were; None if there is none."""
+        self.solver.free()
+        choice = self.solver.best(int(self.tensor_bytes * LESS))
+        return None if choice is None else _plan(self.solver, choice, self.machine, self.budget, self.fits)
+
     @property
     def watt_hours(self) -> float | None:
         """At the maker's power limit: an upper bound."""
@@ -82,10 +104,10 @@ def make_plan(
     check_length(model, workload)
     solver = solver_for(model, config, workload, machine, dtype)
     budget = machine.memory if budget is None else budget
-    room = tensor_room(budget, machine)
+    room = tensor_room(budget, machine, solver.frozen)
     found = solver.best(room)
     choice = found or solver.smallest()
-    return _plan(solver, choice, machine, budget, workload, found is not None)
+    return _plan(solver, choice, machine, budget, found is not None)
 
 
 def solver_for(
@@ -108,13 +130,18 @@ def solver_for(
     return solver
 
 
-def tensor_room(budget: int, machine: Machine) -> int:
-    """What a budget leaves for tensors."""
+def tensor_room(budget: int, machine: Machine, frozen: int) -> int:
+    """What a budget leaves for tensors, `frozen` bytes of weights among them."""
     left = budget - machine.overhead
-    room = int(left / (1 + SPARE[machine.device])) + 1
-    while room + int(room * SPARE[machine.device]) > left:
+    room = frozen + max(0, int((left - frozen) / (1 + SPARE[machine.device]))) + 1
+    while room + spare_bytes(room, machine, frozen) > left and room > 0:
         room -= 1
     return room
+
+
+def spare_bytes(tensor_bytes: int, machine: Machine, frozen: int) -> int:
+    """What the allocator holds beside tensors; weights, which come first and stay, leave it no gaps."""
+    return max(0, int((tensor_bytes - frozen) * SPARE[machine.device]))
 
 
 def check_length(model: PlannedModel, workload: Workload) -> None:
@@ -125,12 +152,12 @@ def check_length(model: PlannedModel, workload: Workload) -> None:
         )
 
 
-def _plan(solver: Solver, choice: Choice, machine: Machine, budget: int, workload: Workload, fits: bool) -> Plan:
-    spare = int(choice.tensor_bytes * SPARE[machine.device])
+def _plan(solver: Solver, choice: Choice, machine: Machine, budget: int, fits: bool) -> Plan:
+    spare = spare_bytes(choice.tensor_bytes, machine, solver.frozen)
     held = choice.step.peak.peak
     terms = {term: size for term, size in held.most_common() if size > 0 and term != HOST}
     terms |= {ROUNDING: spare, LIBRARIES: machine.overhead}
-    steps = workload.total_steps
+    steps = solver.workload.total_steps
     return Plan(
         fits=fits,
         budget=budget,
@@ -142,12 +169,14 @@ def _plan(solver: Solver, choice: Choice, machine: Machine, budget: int, workloa
         steps=steps,
         seconds=None if steps is None else steps * choice.seconds,
         settings=settings_of(choice, solver.rehearsal.is_lean, machine.device == "cpu"),
-        engine=solver.rehearsal.subject.engine.description,
+        engine=solver.rehearsal.engine,
         machine=machine,
         moments=choice.step.moments,
         trained=solver.rehearsal.trained,
         parameters=solver.rehearsal.parameters,
         advice=[],
+        solver=solver,
+        choice=choice,
     )
 
 

@@ -4,6 +4,7 @@ Layers that are alike cost alike. The first layer, the last, and one of each kin
 others counted: what a stage allocates over what it found does not depend on how many layers came before it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,19 +14,25 @@ from torch import nn
 
 from lorica.config.schema import RunConfig
 from lorica.data.examples import Example
-from lorica.lean import Policy
+from lorica.lean import LeanLayer, Policy
 from lorica.lora import Adapter, attach
+from lorica.models.locate import one_line
 from lorica.planning.ledger import ADAPTERS, GRADIENTS, OPTIMISER, PACKED, WEIGHTS, WORKING, Bytes, Ledger, Stage
 from lorica.planning.model import PlannedModel, layer_kinds
 from lorica.planning.packed import make_tables
 from lorica.planning.step import StepRunner, decoder_layers
 from lorica.planning.valueless import StandIns, Valueless
+from lorica.quant import PackedMatrix
 from lorica.training.buffers import ALIGNMENT
 from lorica.training.engine import HeadedEngine
 from lorica.training.feed import make_step
 from lorica.training.subject import Subject, subject_of
 
 GPU_BLOCK = 512  # bytes that torch's CUDA allocator rounds up to (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
+
+
+class CannotRehearseError(Exception):
+    """A model whose step needs values: no plan can be made of it."""
 
 
 @dataclass
@@ -50,8 +57,8 @@ class Rehearsal:
         if adapter is None:
             module.requires_grad_(True)
         held = held_bytes(module, adapter, 1 if device.type == "cpu" else GPU_BLOCK)
+        parameters = count_parameters(module, adapter)
         trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-        parameters = sum(p.numel() for p in module.parameters())
         stands_for = keep_one_of_each_kind(module, adapter)
         with Valueless():
             recompute = config.system.checkpointing == "full"
@@ -66,6 +73,15 @@ class Rehearsal:
     def is_lean(self) -> bool:
         engine = self.subject.engine
         return isinstance(engine, HeadedEngine) and engine.body is not None
+
+    @property
+    def engine(self) -> str:
+        """What computes the whole model."""
+        engine = self.subject.engine
+        if not isinstance(engine, HeadedEngine) or engine.body is None:
+            return engine.description
+        lean = sum(isinstance(engine.body.layers[place], LeanLayer) for place in self.stands_for)
+        return f"{lean}/{len(self.stands_for)} layers lean"
 
     @property
     def trains_all(self) -> bool:
@@ -86,13 +102,23 @@ class Rehearsal:
         if policy is not None and isinstance(engine, HeadedEngine) and engine.body is not None:
             engine.body.set_policies([policy] * len(engine.body.layers))
         ledger = Ledger(self.device, 1 if self.device.type == "cpu" else GPU_BLOCK)
-        with self.stand_ins.entered():
-            return self.runner.run(step, ledger)
+        try:
+            with self.stand_ins.entered():
+                return self.runner.run(step, ledger)
+        except (RuntimeError, NotImplementedError) as error:  # what torch raises where a value or a rule is missing
+            raise CannotRehearseError(f"its step cannot be rehearsed without values ({one_line(error)})") from error
 
 
 def batch_bytes(example: Example) -> int:
     """Of an example's share of a batch: ids and positions, and four numbers for what is supervised."""
     return 16 * len(example.input_ids) + 28 * example.supervised
+
+
+def count_parameters(model: nn.Module, adapter: Adapter | None) -> int:
+    """Of the base, packed ones too."""
+    added = set() if adapter is None else {id(p) for p in adapter.parameters()}
+    packed = {id(part): math.prod(part.shape) for part in model.modules() if isinstance(part, PackedMatrix)}
+    return sum(p.numel() for p in model.parameters() if id(p) not in added) + sum(packed.values())
 
 
 def held_bytes(model: nn.Module, adapter: Adapter | None, block: int) -> Bytes:

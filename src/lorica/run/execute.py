@@ -13,14 +13,18 @@ from lorica.evaluation.report import build_report, write_report
 from lorica.evaluation.scores import score
 from lorica.files import write_json
 from lorica.lora import attach
+from lorica.planning.history import remember
 from lorica.planning.keeping import apply_checkpointing
+from lorica.run.less import take_less
 from lorica.run.memory import forget_peak, peak_memory_bytes
+from lorica.run.planned import residual_of
 from lorica.run.prepare import Prepared, metric_names
 from lorica.run.receipt import settings_with_origins
 from lorica.run.watch import Watcher
 from lorica.training.checkpoint import Progress
 from lorica.training.loop import Loop, LoopSettings
 from lorica.training.loss import packing_error
+from lorica.training.memory import StepOutOfMemoryError
 from lorica.training.run_folder import RunFolder
 from lorica.training.schedule import total_steps
 from lorica.training.subject import Subject, subject_of
@@ -28,6 +32,7 @@ from lorica.training.trackers import Trackers
 
 # Logits of packed documents may differ from those of the documents alone by rounding; seeing each other differs by ~1.
 PACKING_TOLERANCE = {torch.float32: 0.05, torch.bfloat16: 0.3, torch.float16: 0.3}
+LEAST_SECONDS = 5.0  # of training; shorter runs say little of a machine
 
 
 @dataclass(frozen=True)
@@ -150,8 +155,14 @@ def _train(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watche
             watcher.record(record, settings.steps)
 
         measured = held_out_loss if prepared.rows.held_out else None
-        loop = Loop(subject, prepared.rows.training, config.train, settings, run, measured, on_record, watcher.notice)
-        return loop.train()
+        while True:
+            rows, settings = prepared.rows.training, _loop_settings(prepared)
+            loop = Loop(subject, rows, config.train, settings, run, measured, on_record, watcher.notice)
+            try:
+                return loop.train()
+            except StepOutOfMemoryError as error:
+                said = str(error)
+            take_less(prepared, subject, said, watcher)
 
 
 def _loop_settings(prepared: Prepared) -> LoopSettings:
@@ -201,6 +212,9 @@ def _finish(
     device = prepared.base.device
     speed = progress.tokens / progress.seconds if progress.seconds > 0 else None
     report = None
+    peak = peak_memory_bytes(device)
+    if prepared.plan is not None and progress.seconds > LEAST_SECONDS:
+        remember(residual_of(prepared.plan, str(run.path), prepared.base.name, peak, speed))
     if before is not None and after is not None:
         facts = {
             "run": str(run.path),
@@ -209,10 +223,11 @@ def _finish(
             "trainable_parameters": subject.trainable_parameters(),
             "total_parameters": sum(parameter.numel() for parameter in prepared.base.model.parameters()),
             "steps": progress.step,
+            "plan": None if prepared.plan is None else prepared.plan.to_dict() | {"timeline": prepared.plan.timeline},
             "measured": {
                 "seconds": progress.seconds,
                 "tokens_per_second": speed,
-                "peak_memory_bytes": peak_memory_bytes(device),
+                "peak_memory_bytes": peak,
                 "frozen_weights_unchanged": True,
             },
             "findings": [asdict(finding) for finding in prepared.rows.findings],
@@ -225,6 +240,4 @@ def _finish(
         write_report(report, run.path, run.read_metrics())
     else:
         write_json(run.report, {"steps": progress.step, "evaluated": False})
-    return RunResult(
-        str(run.path), progress.step, progress.last_loss, progress.seconds, speed, peak_memory_bytes(device), report
-    )
+    return RunResult(str(run.path), progress.step, progress.last_loss, progress.seconds, speed, peak, report)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from lorica import config as configuration
 from lorica.config.schema import RunConfig
 from lorica.models.precision import choose_device, choose_precision
+from lorica.planning.advice import advice_for
 from lorica.planning.gpus import Gpu, find_gpu
 from lorica.planning.here import this_machine
 from lorica.planning.machine import Machine
@@ -25,6 +26,7 @@ from lorica.run.watch import Watcher
 
 NO_ROWS = "rows.jsonl"  # stands for rows that a plan is made without
 USUAL_LENGTH = 2048
+Asked = tuple[PlannedModel, RunConfig, Workload, Machine, torch.dtype, int | None]
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,30 @@ def plan(
     Configured as `train` is, but for the rows, which may be left out: then they have `length` tokens, and there are
     `rows` of them. `gpu` names a GPU that need not be here. Raises ValueError for anything wrong with the input.
     """
-    question = Question(memory, gpu, length, rows)
-    given = configured(config, overrides, values, values_origin)
+    asked = ask(config, overrides, Question(memory, gpu, length, rows), watcher, values_origin, values)
+    made = make_plan(*asked)
+    if made.fits:
+        return made
+    model, given, workload, machine, dtype, _ = asked
+    return replace(made, advice=advice_for(made, model, given, workload, machine, dtype))
+
+
+def ask(
+    config: str | Path | None,
+    overrides: Sequence[str],
+    question: Question,
+    watcher: Watcher | None,
+    origin: str,
+    values: dict[str, Any],
+) -> Asked:
+    """Everything that a plan follows from."""
+    given = configured(config, overrides, values, origin)
+    budget = None if question.memory is None else parse_bytes(question.memory, "--memory")
+    if budget is None and given.system.memory != "auto":
+        budget = parse_bytes(given.system.memory, "system.memory")
     model = read_model(given.model.path, given.model.revision)
     machine, dtype = machine_for(given, model, question)
-    budget = None if memory is None else parse_bytes(memory, "--memory")
-    return make_plan(model, given, workload_of(given, model, question, watcher), machine, dtype, budget)
+    return model, given, workload_of(given, model, question, watcher), machine, dtype, budget
 
 
 def configured(

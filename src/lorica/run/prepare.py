@@ -17,6 +17,8 @@ from lorica.lora.weights import vocabulary_of
 from lorica.models import Base, load
 from lorica.models.fingerprint import hash_template
 from lorica.models.precision import choose_device
+from lorica.planning.plan import Plan
+from lorica.run.planned import plan_run
 from lorica.run.rows import RunRows, Server, read_rows
 from lorica.run.watch import Watcher
 from lorica.training.trackers import check_trackers
@@ -33,6 +35,7 @@ class Prepared:
     base: Base
     rows: RunRows
     capacity: int  # tokens of a microbatch; 1 computes every row alone
+    plan: Plan | None = None
     origins: dict[str, Any] | None = None  # of a resumed run: what its first receipt says of the settings
 
 
@@ -58,12 +61,14 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
     )
     for note in base.notes:
         watcher.notice(note)
-    resolved = derive_values(resolved, base)
+    resolved = _derive_model_values(resolved, base)
     rows = _rows(resolved.config, base, watcher)
     _use_template(config.data.chat_template, rows, base, watcher)
+    resolved, plan = plan_run(resolved, base, rows, watcher)
+    resolved = _derive_how(resolved, base)
     capacity = resolved.config.system.tokens_per_microbatch
     assert capacity != "auto"
-    return Prepared(_derive_out(resolved), base, rows, capacity)
+    return Prepared(_derive_out(resolved), base, rows, capacity, plan)
 
 
 def _rows(config: RunConfig, base: Base, watcher: Watcher) -> RunRows:
@@ -99,7 +104,11 @@ def _use_template(path: str | None, rows: RunRows, base: Base, watcher: Watcher)
 
 
 def derive_values(resolved: Resolved, base: Base) -> Resolved:
-    """With every value filled in that follows from the base and the machine."""
+    """With every value filled in that follows from the base and the machine, without a plan."""
+    return _derive_how(_derive_model_values(resolved, base), base)
+
+
+def _derive_model_values(resolved: Resolved, base: Base) -> Resolved:
     config = resolved.config
     if config.model.dtype == "auto":
         name = "bf16" if base.dtype == torch.bfloat16 else "fp32"
@@ -122,6 +131,12 @@ def _derive_system(resolved: Resolved, base: Base) -> Resolved:
         resolved = derive(resolved, "system.device", choose_device("auto").type, "the fastest that torch sees")
     if system.threads == "auto":
         resolved = derive(resolved, "system.threads", torch.get_num_threads(), "torch's choice for this machine")
+    return resolved
+
+
+def _derive_how(resolved: Resolved, base: Base) -> Resolved:
+    """What no plan was made for: a model whose step cannot be rehearsed."""
+    system = resolved.config.system
     if system.tokens_per_microbatch == "auto":
         tokens, reason = tokens_per_microbatch(base)
         resolved = derive(resolved, "system.tokens_per_microbatch", tokens, reason)

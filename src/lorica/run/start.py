@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lorica import config as configuration
 from lorica.config import to_yaml
 from lorica.files import write_atomically, write_json
@@ -18,6 +16,8 @@ from lorica.run.prepare import Prepared, prepare
 from lorica.run.receipt import receipt
 from lorica.run.watch import Watcher
 from lorica.training.interrupt import Interrupted, Terminated, termination_raised
+from lorica.training.memory import is_out_of_memory
+from lorica.training.memory import told as allocator_said
 from lorica.training.run_folder import RunFolder
 
 
@@ -106,9 +106,11 @@ def _stops_told(run: RunFolder) -> Iterator[None]:
             f"the run in {run.path} stopped, because a file could not be written or read ({cause}). What it had "
             f"written before is intact; mend that (free disk space?), then {then}"
         ) from error
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise ValueError(
-            f"the run in {run.path} ran out of memory ({str(error).partition('. ')[0]}). What it had written before is "
+            f"the run in {run.path} ran out of memory ({allocator_said(error)}). What it had written before is "
             "intact. Go on with less in memory at a time, which gives the same result: "
             f"{onwards} system.tokens_per_microbatch=256 system.checkpointing=full"
         ) from error

@@ -20,6 +20,7 @@ from lorica.training.checkpoint import Progress, load_newest, save_checkpoint
 from lorica.training.feed import Feed, Step
 from lorica.training.guard import NonFiniteError, rows_not_finite
 from lorica.training.interrupt import Interrupted, stop_on_signal
+from lorica.training.memory import StepOutOfMemoryError, is_out_of_memory, told
 from lorica.training.optimiser import Optimiser
 from lorica.training.run_folder import RunFolder
 from lorica.training.schedule import learning_rate_factor, warmup_steps
@@ -64,17 +65,22 @@ class Loop:
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()
         self.saved_step = -1
+        self.updating = False
 
     def train(self) -> Progress:
         """Run to the last step, from the newest checkpoint if there is one.
 
-        Raises Interrupted after a signal (with a full checkpoint written), NonFiniteError, OSError if a file cannot be
-        written.
+        Raises Interrupted after a signal (with a full checkpoint written), StepOutOfMemoryError (likewise),
+        NonFiniteError, OSError if a file cannot be written.
         """
         with stop_on_signal() as request, self.feed:
             self.resume()
             while self.progress.step < self.settings.steps and not self.stopped_early():
-                self.step()
+                exhausted = self.try_step()
+                if exhausted is not None:
+                    self.optimiser.zero_grad()
+                    self.save()
+                    raise StepOutOfMemoryError(exhausted)
                 self.evaluate_if_due()
                 if request.number:
                     self.save()
@@ -84,6 +90,17 @@ class Loop:
         if self.best:
             self.subject.restore(self.best)
         return self.progress
+
+    def try_step(self) -> str | None:
+        """Do a step; returns what the allocator said if there was no memory for its gradients. Nothing holds on to what
+        was computed until then."""
+        try:
+            self.step()
+        except (MemoryError, RuntimeError) as error:
+            if self.updating or not is_out_of_memory(error):
+                raise
+            return told(error)
+        return None
 
     def step(self) -> None:
         started = time.perf_counter()
@@ -96,10 +113,12 @@ class Loop:
         if step.number == 0:
             self.notice_untrained()
         lr = self.optimiser.set_learning_rate(self.learning_rate_factor(step.number))
+        self.updating = True  # from here to its end a step cannot be taken back
         self.optimiser.step()
         self.optimiser.zero_grad()
         seconds = time.perf_counter() - started
         self.count(loss, step.tokens, seconds)
+        self.updating = False
         epoch = self.progress.step * self.config.batch_size / len(self.examples)
         self.record(
             {"step": step.number + 1, "epoch": epoch, "loss": loss, "lr": lr, "grad_norm": norm, "tokens": step.tokens}

@@ -90,10 +90,7 @@ def subject_of(
     parameters = adapter.named_parameters() if adapter is not None else dict(model.named_parameters())
     subject = Subject(model.eval(), adapter, parameters, PlainEngine(model))
     if recompute:
-        # Renamed in transformers 5.23, where the old name still works and warns.
-        newer: Any = getattr(model, "activation_checkpointing_enable", None)
-        enable: Any = newer or model.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        recompute_layers(model)
     with subject.evaluating():
         if engine == "auto":
             subject.engine = choose_engine(model, adapter, recompute, verify)
@@ -108,3 +105,11 @@ def check_dense(model: nn.Module) -> None:
             f"{packed} is packed, so full fine-tuning cannot change it. Train an adapter (method: lora), or load the "
             "base with model.weights: as-is."
         )
+
+
+def recompute_layers(model: nn.Module) -> None:
+    """Have the model's own layers keep their input alone."""
+    # Renamed in transformers 5.23, where the old name still works and warns.
+    newer: Any = getattr(model, "activation_checkpointing_enable", None)
+    enable: Any = newer or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})

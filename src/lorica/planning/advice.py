@@ -1,0 +1,54 @@
+"""What would make a run fit that does not: changes the user has to decide on, as they change the result."""
+
+from __future__ import annotations
+
+import torch
+
+from lorica.config.schema import RunConfig
+from lorica.planning.machine import Machine
+from lorica.planning.model import PlannedModel
+from lorica.planning.plan import Plan, make_plan
+from lorica.planning.units import shown_bytes
+from lorica.planning.workload import Workload, even
+
+
+def advice_for(
+    plan: Plan, model: PlannedModel, config: RunConfig, workload: Workload, machine: Machine, dtype: torch.dtype
+) -> list[str]:
+    """Lines for a plan that does not fit: the least budget, and the nearest changes that fit in the one there is."""
+    found = [f"The smallest budget that would do is {shown_bytes(plan.peak_bytes)}."]
+    for told, changed, length in changes(config, model, workload):
+        work = workload if length is None else even(length, workload.rows, *_schedule(workload))
+        other = make_plan(model, changed, work, machine, dtype, plan.budget)
+        if other.fits:
+            found.append(f"{told} fits: {shown_bytes(other.peak_bytes)}.")
+    if len(found) == 1:
+        found.append("No lower precision, method or length of rows fits either; take a smaller model or more memory.")
+    return found
+
+
+def changes(config: RunConfig, model: PlannedModel, workload: Workload) -> list[tuple[str, RunConfig, int | None]]:
+    """Named changes to try, the mildest first: packed bases, an adapter in place of the whole model, shorter rows."""
+    tried: list[tuple[str, RunConfig, int | None]] = []
+    lora = config
+    if config.method == "full":
+        lora = RunConfig.model_validate(
+            {"model": config.model, "data": config.data, "train": config.train, "system": config.system}
+        )
+        tried.append(("method: lora", lora, None))
+    packed = lora
+    if model.file is None and config.model.weights == "as-is":
+        for weights in ("q8_0", "nf4"):
+            packed = lora.model_copy(update={"model": lora.model.model_copy(update={"weights": weights})})
+            method = ", method: lora" if config.method == "full" else ""
+            tried.append((f"model.weights: {weights}{method}, which rounds the base,", packed, None))
+    for length in (workload.longest // 2, workload.longest // 8):
+        if length >= 64:
+            tried.append((f"Rows of at most {length:,} tokens", config, length))
+            if packed is not config:
+                tried.append((f"Both model.weights: nf4 and rows of at most {length:,} tokens", packed, length))
+    return tried
+
+
+def _schedule(workload: Workload) -> tuple[int, float, int | None]:
+    return workload.batch_size, workload.epochs, workload.steps
