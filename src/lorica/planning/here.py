@@ -16,6 +16,7 @@ from lorica.planning.machine import Machine
 # Without a profile: a core of a server or a laptop, fp32 with AVX2 at 3 GHz, and half of a memory channel's bandwidth.
 CORE_RATES = {"fp32": [(16, 10e9), (64, 25e9), (256, 45e9), (1024, 60e9)], "bf16": [(16, 0.3e9), (1024, 0.6e9)]}
 CORE_BANDWIDTH, CORE_LAUNCH = 6e9, 6e-6
+LATER = 70 * 10**6  # bytes of libraries that a run loads after its plan (benchmarks/plan_resident.py)
 
 
 def machines_folder() -> Path:
@@ -52,7 +53,7 @@ def device_name(device: str) -> str:
 
 def overhead_bytes(device: str) -> int:
     """What the process holds beside tensors: on a CPU what it holds now, with all libraries loaded."""
-    return CONTEXT_BYTES if device == "cuda" else resident_bytes()
+    return CONTEXT_BYTES if device == "cuda" else resident_bytes() + LATER
 
 
 def resident_bytes() -> int:
