@@ -7,7 +7,7 @@ BASE = Path(__file__).parent / "base"
 TRAIN_ROWS = 3500
 HELD_OUT_ROWS = 200
 DATA_SEED = 0
-# At a width of 256 the rounding of bf16 costs up to ten points of exact match, another number with every way to round.
+# In bf16 single runs ended at 88 and 97 % exact match, in fp32 at 98 %: see docs/LOG.md.
 DTYPE = "fp32"
 # Twice the rate that the width gives, which needs half as many rows again to learn to tell the problems apart.
 TRAIN: dict[str, Any] = {"lr": 0.005}

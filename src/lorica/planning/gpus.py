@@ -1,7 +1,8 @@
 """GPUs that a plan can be made for without having one.
 
-Bandwidth, dense bf16 (fp16 for the T4, which has no bf16) and fp32 rates and power are the makers' figures, from
-the data sheets named beside each; what products and copies reach of them are the shares below, measured on an H100.
+Bandwidth, dense bf16 (fp16 for the T4, which has no bf16) and fp32 rates and power are the makers' figures, of
+the data sheets named beside each, written down from memory and not checked against them again. What products and copies
+reach of them, a launch and a context are assumptions that no GPU has confirmed yet.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from difflib import get_close_matches
 
 from lorica.planning.machine import Machine
 
-# Shares of the maker's figures that torch reaches, by smallest side of a product, and of bandwidth by elementwise work.
+# Assumed shares of the maker's figures that torch reaches: by smallest side of a product, and of bandwidth.
 PRODUCT_SHARES = [(16, 0.10), (64, 0.25), (256, 0.45), (1024, 0.65), (4096, 0.72)]
 BANDWIDTH_SHARE = 0.8
 LAUNCH = 6e-6  # seconds: what a host needs to start one operator of torch
-# A context, the libraries' own memory and cuBLAS's workspace: `nvidia-smi` beside `memory_reserved`, H100, torch 2.11.
+# A context, the libraries' own memory and cuBLAS's workspace: assumed, not measured.
 CONTEXT_BYTES = 600 * 10**6
 
 

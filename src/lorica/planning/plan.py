@@ -20,7 +20,7 @@ from lorica.planning.workload import Workload
 LESS = 0.8  # of a plan that ran out of memory, what the next one may take
 LIBRARIES, ROUNDING = "libraries and context", "allocator"
 # Of what is not weights, the share that the allocator holds beside it: on a CPU glibc's heap, measured by
-# benchmarks/plan_resident.py; on a GPU reserved over allocated memory, from torch's figures for even sizes.
+# benchmarks/plan_resident.py; on a GPU, an assumption, reserved over allocated memory.
 SPARE = {"cpu": 0.10, "cuda": 0.04, "mps": 0.10}
 
 
