@@ -7,7 +7,7 @@ import torch
 from lorica.config.schema import RunConfig
 from lorica.planning.machine import Machine
 from lorica.planning.model import PlannedModel
-from lorica.planning.plan import Plan, make_plan
+from lorica.planning.plan import Plan, solver_for, spare_bytes, tensor_room
 from lorica.planning.units import shown_bytes
 from lorica.planning.workload import Workload, even
 
@@ -19,9 +19,11 @@ def advice_for(
     found = [f"The smallest budget that would do is {shown_bytes(plan.peak_bytes)}."]
     for told, changed, length in changes(config, model, workload):
         work = workload if length is None else even(length, workload.rows, *_schedule(workload))
-        other = make_plan(model, changed, work, machine, dtype, plan.budget)
-        if other.fits:
-            found.append(f"{told} fits: {shown_bytes(other.peak_bytes)}.")
+        solver = solver_for(model, changed, work, machine, dtype)
+        least = solver.smallest().tensor_bytes
+        if least <= tensor_room(plan.budget, machine, solver.frozen):
+            taken = machine.overhead + least + spare_bytes(least, machine, solver.frozen)
+            found.append(f"{told} fits: {shown_bytes(taken)} at the least.")
     if len(found) == 1:
         found.append("No lower precision, method or length of rows fits either; take a smaller model or more memory.")
     return found

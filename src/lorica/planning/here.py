@@ -16,6 +16,7 @@ from lorica.planning.machine import Machine
 # Without a profile: a core of a server or a laptop, fp32 with AVX2 at 3 GHz, and half of a memory channel's bandwidth.
 CORE_RATES = {"fp32": [(16, 10e9), (64, 25e9), (256, 45e9), (1024, 60e9)], "bf16": [(16, 0.3e9), (1024, 0.6e9)]}
 CORE_BANDWIDTH, CORE_LAUNCH = 6e9, 6e-6
+THREADS = 150 * 10**6  # bytes of address space that a thread's stack and glibc's arena for it reserve
 LATER = 70 * 10**6  # bytes of libraries that a run loads after its plan (benchmarks/plan_resident.py)
 
 
@@ -56,6 +57,12 @@ def overhead_bytes(device: str) -> int:
     return CONTEXT_BYTES if device == "cuda" else resident_bytes() + LATER
 
 
+def virtual_bytes() -> int:
+    """The process's address space (Linux), 0 elsewhere."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE") if statm.is_file() else 0
+
+
 def resident_bytes() -> int:
     """The process's memory now (Linux), or the most it has held (elsewhere)."""
     statm = Path("/proc/self/statm")
@@ -94,8 +101,10 @@ def _cgroup_limits() -> list[int]:
 
 
 def _address_limits() -> list[int]:
+    """What the process may hold under a limit of its address space, most of which is taken and not resident."""
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return [] if soft == resource.RLIM_INFINITY else [soft]
+    left = soft - virtual_bytes() - THREADS
+    return [] if soft == resource.RLIM_INFINITY else [max(0, left) + resident_bytes()]
 
 
 def profile_path(name: str) -> Path:

@@ -134,10 +134,10 @@ def solver_for(
 def tensor_room(budget: int, machine: Machine, frozen: int) -> int:
     """What a budget leaves for tensors, `frozen` bytes of weights among them."""
     left = budget - machine.overhead
-    room = frozen + max(0, int((left - frozen) / (1 + SPARE[machine.device]))) + 1
-    while room + spare_bytes(room, machine, frozen) > left and room > 0:
-        room -= 1
-    return room
+    if left <= frozen:
+        return left
+    room = frozen + int((left - frozen) / (1 + SPARE[machine.device])) + 1
+    return room if room + spare_bytes(room, machine, frozen) <= left else room - 1
 
 
 def spare_bytes(tensor_bytes: int, machine: Machine, frozen: int) -> int:

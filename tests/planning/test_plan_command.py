@@ -1,0 +1,56 @@
+"""`lorica plan` from end to end, and what is kept of runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lorica.cli import run
+from lorica.planning.history import history_path, read_history, remember
+
+SMALL = ["--length", "32", "system.tokens_per_microbatch=64", "lora.r=4"]
+
+
+def test_keys_that_others_rely_on(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--model", str(tiny_base), "--rows", "100", "--price", "3.6", "--json", *SMALL]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["fits"] is True and plan["steps"] == 7
+    assert sum(plan["terms"].values()) == plan["peak_bytes"] > plan["tensor_bytes"] > 0
+    assert plan["settings"]["tokens_per_microbatch"] == 64
+    assert plan["cost"] == pytest.approx(plan["seconds"] / 1000)
+
+
+def test_units_misread_end_with_one_paragraph(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--model", str(tiny_base), "--memory", "24"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: --memory is '24'") and told.count("\n") == 1
+
+
+def test_a_comparison(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", "--model", str(tiny_base), "--gpu", "RTX4090", "--compare", "--json", *SMALL]) == 0
+    rows = {row["way"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert list(rows)[:2] == ["full", "lora"] and {"nf4", "q4_k_m"} <= rows.keys()
+    assert rows["full"]["terms"]["optimiser"] > rows["lora"]["terms"]["optimiser"]
+    assert "T4" in rows["full"]["gpus"] and "T4" not in rows["lora"]["gpus"], "bf16 is not for a T4"
+    assert rows["lora"]["longest"] == 96, "as many as there are positions"
+
+
+def test_history_is_kept_and_survives_damage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert read_history() == []
+    entry = {"run": "runs/x", "planned": {"peak_bytes": 10}, "measured": {"peak_bytes": 11}}
+    remember(entry)
+    with history_path().open("a") as file:
+        file.write('{"half a li\n[1]\n')
+    remember(entry | {"run": "runs/y"})
+    assert [found["run"] for found in read_history()] == ["runs/x", "runs/y"]
+
+
+@pytest.mark.slow
+def test_a_plan_that_fits_runs_under_its_budget() -> None:
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "plan_budgets.py"
+    done = subprocess.run([sys.executable, script, "20"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ended: fits") >= 5
