@@ -50,7 +50,8 @@ def run(folder: Path, number: int, extra: int) -> str:
     less = sum("which gives the same result" in text for text in listener.told)
     planned = lorica.config.load(out / "config.yaml").config.system  # type: ignore[attr-defined]
     how = f"{planned.tokens_per_microbatch} tokens, {planned.checkpointing}"
-    return f"{'fits' if claimed else 'does not fit'}, {done.steps} steps, {how}, {less} smaller plans, loss {done.final_loss:.5f}"
+    ended = f"{done.steps} steps, {how}, {less} smaller plans, loss {done.final_loss:.5f}"
+    return f"{'fits' if claimed else 'does not fit'}, {ended}"
 
 
 def in_a_process_of_its_own(folder: Path, number: int, extra: int) -> tuple[bool, str]:
