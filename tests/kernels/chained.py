@@ -15,7 +15,6 @@ from lorica.kernels import (
     gated_backward,
     rms_norm,
     rms_norm_backward,
-    rms_norm_weight_gradient,
     rotate_,
 )
 
@@ -30,8 +29,7 @@ class Norm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *dy: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
-        dx = rms_norm_backward(dy[0], x, weight, ctx.eps, ctx.offset)
-        return dx, rms_norm_weight_gradient(dy[0], x, ctx.eps), None, None
+        return rms_norm_backward(dy[0], x, weight, ctx.eps, ctx.offset), None, None, None
 
 
 class AddNorm(torch.autograd.Function):

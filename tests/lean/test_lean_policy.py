@@ -8,7 +8,7 @@ from both_ways import Sides, batch_of, relative_difference, sides
 from torch import Tensor
 
 import tiny_models as tiny
-from lorica.lean import LayerShape, LeanLayer, Policy, policies_for, saved_bytes
+from lorica.lean import LayerShape, LeanLayer, Policy, saved_bytes
 
 POLICIES = {
     "attention": Policy("attention"),
@@ -80,25 +80,3 @@ def test_a_llama_layer_keeps_what_the_design_says() -> None:
     kept = saved_bytes(LayerShape(h, q, k, f, heads=32), Policy(), 1, torch.bfloat16)
     assert kept == 4 * h + 2 * (q + 2 * k) + 2 * q + 4 * f + 4 * 32
     assert kept == 92 * 1024 + 128
-
-
-def test_policies_fit_a_budget_and_no_more() -> None:
-    shapes, tokens = [LayerShape(64, 64, 32, 192, heads=4)] * 6, 100
-
-    def needed(policies: list[Policy]) -> int:
-        return sum(saved_bytes(s, p, tokens, torch.float32) for s, p in zip(shapes, policies, strict=True))
-
-    everything = needed([Policy()] * 6)
-    chosen = [policies_for(budget, shapes, tokens, torch.float32) for budget in range(0, everything + 1, 997)]
-    found = [needed(policies) for policies in chosen]
-    assert all(kept <= budget for kept, budget in zip(found, range(0, everything + 1, 997), strict=True))
-    assert found == sorted(found) and len(set(found)) > 12, "more memory is used as there is more"
-    assert policies_for(everything, shapes, tokens, torch.float32) == [Policy()] * 6
-    one_less = policies_for(everything - 1, shapes, tokens, torch.float32)
-    assert one_less.count(Policy()) == 5, "one layer goes down one step"
-
-
-def test_a_budget_that_nothing_fits_is_refused() -> None:
-    shapes = [LayerShape(64, 64, 32, 192, heads=4)]
-    with pytest.raises(ValueError, match=r"tokens keep at least .* Lower system.tokens_per_microbatch"):
-        policies_for(-1, shapes, 100, torch.float32)

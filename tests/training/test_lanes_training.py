@@ -64,8 +64,7 @@ def test_each_lane_is_its_lone_run(lora: dict[str, Any], tolerance: float, tmp_p
     """Other ranks, scales, rates, seeds, schedules, clipping and rows; the same weights and losses."""
     rows = [random_examples(12, seed=5), random_examples(9, seed=6), random_examples(14, seed=7)]
     loop, _ = together(rows=rows, **lora)
-    with loop:
-        loop.train(STEPS)
+    loop.train(STEPS)
     for number, run in enumerate(loop.runs):
         lone = alone(number, tmp_path, rows=rows[number], **lora)
         lone.train()

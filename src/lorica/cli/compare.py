@@ -1,12 +1,12 @@
 """`lorica compare`: ways to fine-tune beside each other."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from lorica.cli.completion import complete_setting
-from lorica.cli.train import one_or_many, split_arguments
+from lorica.cli.train import given, split_arguments
 
 
 def compare_command(
@@ -34,27 +34,19 @@ def compare_command(
     """
     from rich.console import Console
 
-    from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
+    from lorica.cli.terminal import TerminalWatcher, interruption_told, print_json, quiet_libraries
     from lorica.comparing import compare
     from lorica.comparing.terminal import print_comparison
-    from lorica.training.interrupt import Interrupted
 
     path, overrides = split_arguments(arguments or [])
-    values: dict[str, Any] = {"model": model, "data": one_or_many(data)}
-    given = {key: value for key, value in values.items() if value is not None}
     names = [name.strip() for name in methods.split(",") if name.strip()]
     quiet_libraries()
     watcher = TerminalWatcher()  # whose bars are drawn by the runs themselves
-    try:
+    with interruption_told(watcher, as_json):
         result = compare(
             path, overrides, methods=names, seeds=seeds, out=out, resume=resume, watcher=watcher,
-            values_origin="command line", **given,
+            values_origin="command line", **given(model, data),
         )  # fmt: skip
-    except Interrupted as stop:
-        watcher.notice(str(stop))
-        if as_json:
-            print_json({"error": str(stop), "run": str(stop.run)})
-        raise typer.Exit(128 + stop.signal) from None
     if as_json:
         print_json(result.to_dict())
     else:

@@ -128,9 +128,7 @@ def cache(
 
 def _resolved(arguments: list[str] | None, model: str | None, data: list[str] | None) -> Any:
     from lorica import config
-    from lorica.cli.train import one_or_many, split_arguments
+    from lorica.cli.train import given, split_arguments
 
     path, overrides = split_arguments(arguments or [])
-    values = {"model": model, "data": one_or_many(data)}
-    given = {key: value for key, value in values.items() if value is not None}
-    return config.load(path, overrides, given or None, "command line")
+    return config.load(path, overrides, given(model, data) or None, "command line")

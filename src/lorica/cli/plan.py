@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lorica.cli.completion import complete_setting
-from lorica.cli.train import one_or_many, split_arguments
+from lorica.cli.train import given, split_arguments
 
 if TYPE_CHECKING:
     from lorica.planning.plan import Plan
@@ -52,9 +52,7 @@ def plan_command(
 
     quiet_libraries()
     path, overrides = split_arguments(arguments or [])
-    values: dict[str, Any] = {
-        key: value for key, value in {"model": model, "data": one_or_many(data)}.items() if value is not None
-    }
+    values = given(model, data)
     asked: dict[str, Any] = {"memory": memory, "gpu": gpu, "length": length, "rows": rows}
     if compare:
         _compare(ask(path, overrides, Question(**asked), None, "command line", values), price, as_json)

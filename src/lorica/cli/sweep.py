@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lorica.cli.completion import complete_setting
-from lorica.cli.train import one_or_many, split_arguments
+from lorica.cli.train import given, split_arguments
 
 
 def sweep_command(
@@ -35,26 +35,17 @@ def sweep_command(
     """
     from rich.console import Console
 
-    from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
+    from lorica.cli.terminal import TerminalWatcher, interruption_told, print_json, quiet_libraries
     from lorica.sweeping import sweep
     from lorica.sweeping.terminal import print_sweep
-    from lorica.training.interrupt import Interrupted
 
     path, overrides = split_arguments(arguments or [])
-    values = {"model": model, "data": one_or_many(data)}
-    given = {key: value for key, value in values.items() if value is not None}
     quiet_libraries()
-    with TerminalWatcher() as watcher:
-        try:
-            result = sweep(
-                path, overrides, out=out, share=keep, lanes=lanes, resume=resume, watcher=watcher,
-                values_origin="command line", **given,
-            )  # fmt: skip
-        except Interrupted as stop:
-            watcher.notice(str(stop))
-            if as_json:
-                print_json({"error": str(stop), "run": str(stop.run)})
-            raise typer.Exit(128 + stop.signal) from None
+    with TerminalWatcher() as watcher, interruption_told(watcher, as_json):
+        result = sweep(
+            path, overrides, out=out, share=keep, lanes=lanes, resume=resume, watcher=watcher,
+            values_origin="command line", **given(model, data),
+        )  # fmt: skip
     if as_json:
         print_json(result.to_dict())
     else:

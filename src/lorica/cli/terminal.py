@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -83,3 +85,17 @@ class TerminalWatcher(Watcher):
                 self.progress.remove_task(self.task)
             self.task, self.task_name = self.progress.add_task(name, total=total, told=told), name
         self.progress.update(self.task, completed=done, total=total, told=told)
+
+
+@contextmanager
+def interruption_told(watcher: Watcher, as_json: bool) -> Iterator[None]:
+    """What is stopped by a signal inside says how to go on, and ends the command with 128 + the signal's number."""
+    from lorica.training.interrupt import Interrupted
+
+    try:
+        yield
+    except Interrupted as stop:
+        watcher.notice(str(stop))
+        if as_json:
+            print_json({"error": str(stop), "run": str(stop.run)})
+        raise typer.Exit(128 + stop.signal) from None

@@ -31,8 +31,7 @@ def train_command(
     lorica train --resume runs/x
     """
     path, overrides = split_arguments(arguments or [])
-    values = {"model": model, "data": one_or_many(data), "out": out}
-    run_and_print(as_json, path, overrides, resume, {key: value for key, value in values.items() if value is not None})
+    run_and_print(as_json, path, overrides, resume, given(model, data, out))
 
 
 def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
@@ -45,9 +44,11 @@ def split_arguments(arguments: list[str]) -> tuple[str | None, list[str]]:
     return (files[0] if files else None), [argument for argument in arguments if "=" in argument]
 
 
-def one_or_many(data: list[str] | None) -> str | list[str] | None:
-    """What --data gave: one path as it is, several as a list."""
-    return data[0] if data is not None and len(data) == 1 else data or None
+def given(model: str | None, data: list[str] | None, out: str | None = None) -> dict[str, Any]:
+    """What --model, --data and --out gave, shaped like a configuration; one path is given as it is."""
+    rows = data[0] if data is not None and len(data) == 1 else data or None
+    values = {"model": model, "data": rows, "out": out}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def run_and_print(
@@ -56,20 +57,13 @@ def run_and_print(
     """Train with a drawn progress, then print the report. Exits with 128 + signal when interrupted."""
     from rich.console import Console
 
-    from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
+    from lorica.cli.terminal import TerminalWatcher, interruption_told, print_json, quiet_libraries
     from lorica.evaluation.terminal import print_report
     from lorica.run import train
-    from lorica.training.interrupt import Interrupted
 
     quiet_libraries()
-    with TerminalWatcher() as watcher:
-        try:
-            result = train(path, overrides, resume=resume, watcher=watcher, values_origin="command line", **values)
-        except Interrupted as stop:
-            watcher.notice(str(stop))
-            if as_json:
-                print_json({"error": str(stop), "run": str(stop.run)})
-            raise typer.Exit(128 + stop.signal) from None
+    with TerminalWatcher() as watcher, interruption_told(watcher, as_json):
+        result = train(path, overrides, resume=resume, watcher=watcher, values_origin="command line", **values)
         watcher.notice(f"all of it is in {result.run}; talk to it with: lorica chat {result.run}")
     if as_json:
         print_json(result.to_dict())

@@ -7,6 +7,7 @@ like any other), `comparison.json` and `comparison.html` (the result).
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ class _Comparing:
         try:
             finished = run(plan, self.folder / RUNS / plan.name, self.command)
         except KeyboardInterrupt:
-            raise Interrupted(self.folder, None, 2, "compare") from None
+            raise Interrupted(self.folder, None, signal.SIGINT, "compare") from None
         except RunFailed as failed:
             if failed.code > 128:
                 raise Interrupted(self.folder, None, failed.code - 128, "compare") from None

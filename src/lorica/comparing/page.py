@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lorica.evaluation.charts import Series, line_chart, smoothed, thinned
 from lorica.evaluation.quantities import duration, memory, quantity
+from lorica.pages import fill
 
 
 def render_page(result: Mapping[str, Any]) -> str:
     """The page of a finished comparison, every text escaped."""
-    environment = Environment(
-        loader=PackageLoader("lorica.comparing", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
+    return fill(
+        "lorica.comparing",
         result=result,
         metrics=list(result["rows"][0]["metrics"]),
         charts=[(row["name"], curve(row)) for row in result["rows"]],

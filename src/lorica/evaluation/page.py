@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lorica.evaluation.charts import Point, Series, finite, interval_mark, line_chart, smoothed, thinned
@@ -14,6 +13,7 @@ from lorica.evaluation.differences import compare
 from lorica.evaluation.headline import TITLES, comparisons
 from lorica.evaluation.memory_chart import memory_chart
 from lorica.evaluation.quantities import duration, memory
+from lorica.pages import fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +35,10 @@ _MEASURED: list[tuple[str, str, str, Callable[[float], str]]] = [
 
 def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> str:
     """The page for a report and the rows of its metrics.jsonl."""
-    environment = Environment(
-        loader=PackageLoader("lorica.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     settings = report["settings"]
     held_out = _held_out_points(report, history)
-    return environment.get_template("page.html").render(
+    return fill(
+        "lorica.evaluation",
         report=report,
         title=TITLES[report["verdict"]],
         lines=comparisons(report),

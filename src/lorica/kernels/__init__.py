@@ -10,7 +10,7 @@ from lorica.kernels.attention import attention, attention_backward
 from lorica.kernels.cross_entropy import cross_entropy, cross_entropy_
 from lorica.kernels.documents import Documents
 from lorica.kernels.gated import ACTIVATIONS, gated, gated_backward
-from lorica.kernels.norm import add_rms_norm_, rms_norm, rms_norm_backward, rms_norm_weight_gradient
+from lorica.kernels.norm import add_rms_norm_, rms_norm, rms_norm_backward
 from lorica.kernels.rotary import rotate_
 
 __all__ = [
@@ -25,6 +25,5 @@ __all__ = [
     "gated_backward",
     "rms_norm",
     "rms_norm_backward",
-    "rms_norm_weight_gradient",
     "rotate_",
 ]

@@ -52,12 +52,6 @@ def rms_norm_backward(
     return dx
 
 
-def rms_norm_weight_gradient(dy: Tensor, x: Tensor, eps: float) -> Tensor:
-    """The gradient (n,) of the norm's weight, in fp32 for 16-bit inputs. No kernel: LoRA leaves norms frozen."""
-    dy, x = widened(dy), widened(x)
-    return (dy * x * inverse_rms(x, eps)).flatten(0, -2).sum(0)
-
-
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) over the last axis, which is kept: (..., 1). One pass over `x`, no temporary."""
     return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()

@@ -3,7 +3,7 @@
 from lorica.lean.body import LeanBody, PlainLayer
 from lorica.lean.find import find_body
 from lorica.lean.layer import LeanLayer
-from lorica.lean.policy import LayerShape, Policy, policies_for, saved_bytes
+from lorica.lean.policy import LayerShape, Policy, saved_bytes
 from lorica.lean.structure import NotLeanError
 
 __all__ = [
@@ -14,6 +14,5 @@ __all__ = [
     "PlainLayer",
     "Policy",
     "find_body",
-    "policies_for",
     "saved_bytes",
 ]

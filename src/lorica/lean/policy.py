@@ -4,7 +4,6 @@ Bytes and work are traded layer by layer. Norms and activations are computed aga
 would cost half as much memory again for one per cent of the time.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,7 +24,6 @@ class Policy:
 
 
 KEEP_ALL = Policy()
-LADDER = (KEEP_ALL, Policy("attention"), Policy("input"), Policy("input", offload=True))
 
 
 @dataclass(frozen=True)
@@ -56,25 +54,3 @@ def saved_bytes(shape: LayerShape, policy: Policy, tokens: int, dtype: torch.dty
         elements += 2 * shape.intermediate + (shape.hidden if shape.post_norms > 1 else 0)
     lse = shape.heads * torch.promote_types(dtype, torch.float32).itemsize if policy.keep != "input" else 0
     return tokens * (elements * dtype.itemsize + lse)
-
-
-def policies_for(budget: int, shapes: Sequence[LayerShape], tokens: int, dtype: torch.dtype) -> list[Policy]:
-    """The policies that fit all layers' saved bytes into `budget` and compute the least again.
-
-    Every step of the ladder saves about as much for its work as the one before, so the first layers go down one step
-    before any goes down two. Raises ValueError if even the last step does not fit.
-    """
-    policies = [KEEP_ALL] * len(shapes)
-    total = sum(saved_bytes(shape, KEEP_ALL, tokens, dtype) for shape in shapes)
-    for step in LADDER[1:]:
-        for i, shape in enumerate(shapes):
-            if total <= budget:
-                return policies
-            total -= saved_bytes(shape, policies[i], tokens, dtype) - saved_bytes(shape, step, tokens, dtype)
-            policies[i] = step
-    if total > budget:
-        raise ValueError(
-            f"{tokens:,} tokens keep at least {total:,} bytes for the backward pass, and there are {budget:,}. Lower "
-            "system.tokens_per_microbatch."
-        )
-    return policies

@@ -166,7 +166,3 @@ def constant(module: nn.Module, name: str, default: Any) -> Any:
     """A number that a module of transformers keeps under `name`."""
     value = getattr(module, name, None)
     return default if value is None else value
-
-
-def features_of(call: Call) -> int:
-    return int(call.output.shape[-1])

@@ -10,7 +10,7 @@ from torch import nn
 
 from lorica.quant.cache import UnpackedCache
 from lorica.quant.codec import Codec
-from lorica.quant.linear import PackedEmbedding, PackedLinear, packed_module
+from lorica.quant.linear import packed_module
 from lorica.quant.matrix import PackedMatrix
 
 # The codec for the weight of a module (by name), or None to leave it as it is.
@@ -55,7 +55,3 @@ def keep_unpacked(model: nn.Module, limit: int) -> UnpackedCache:
     for matrix in packed_matrices(model):
         matrix.cache = cache if limit > 0 else None
     return cache
-
-
-def is_packed_model(model: nn.Module) -> bool:
-    return any(isinstance(module, PackedLinear | PackedEmbedding) for module in model.modules())

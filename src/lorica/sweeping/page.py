@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lorica.evaluation.charts import interval_mark
 from lorica.evaluation.quantities import duration
+from lorica.pages import fill
 from lorica.sweeping.chart import loss_chart, numeric_keys
 
 
 def render_page(result: Mapping[str, Any]) -> str:
     """The page of a finished sweep, every text escaped."""
-    environment = Environment(
-        loader=PackageLoader("lorica.sweeping", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     rows = result["rows"]
-    return environment.get_template("page.html").render(
+    return fill(
+        "lorica.sweeping",
         result=result,
         keys=list(rows[0]["settings"]),
         charts=[(key, loss_chart(rows, key)) for key in numeric_keys(rows)],

@@ -37,14 +37,14 @@ def train_together(
         apply_checkpointing(subject, system.checkpointing)
         capacity = prepared.capacity if prepared.capacity == 1 else max(LEAST_CAPACITY, prepared.capacity // len(lanes))
         runs = [lane_run(trial, prepared) for trial in trials]
-        with LaneLoop(subject, runs, capacity, on_record) as loop:
-            _take_up(loop, trials)
-            loop.train(until, stop)
-            arrived = all(run.failed is not None or run.progress.step >= until for run in runs)
-            for number, (trial, run) in enumerate(zip(trials, runs, strict=True)):
-                trial.save(run, loop.state(number))
-            if arrived:
-                _measure(prepared, subject, trials, until, capacity)
+        loop = LaneLoop(subject, runs, capacity, on_record)
+        _take_up(loop, trials)
+        loop.train(until, stop)
+        arrived = all(run.failed is not None or run.progress.step >= until for run in runs)
+        for number, (trial, run) in enumerate(zip(trials, runs, strict=True)):
+            trial.save(run, loop.state(number))
+        if arrived:
+            _measure(prepared, subject, trials, until, capacity)
     finally:
         adapter.detach()
     return arrived

@@ -4,11 +4,11 @@ A step's rows and microbatches are a function of its number, so whether they wer
 resumed run starts wherever it likes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Generic, Self, TypeVar
 
 from lorica.data.batches import Batch, microbatches
 from lorica.data.examples import Example
@@ -34,20 +34,32 @@ class Step:
         return sum(batch.input_ids.numel() for batch in self.batches)
 
 
+T = TypeVar("T")
+
+
+def step_maker(examples: Sequence[Example], batch_size: int, capacity: int, seed: int) -> Callable[[int], Step]:
+    """Makes the steps of a run: its rows in the order of the seed."""
+
+    def make(number: int) -> Step:
+        return make_step(examples, step_rows(len(examples), batch_size, number, seed), capacity, number)
+
+    return make
+
+
 def make_step(examples: Sequence[Example], rows: list[int], capacity: int, number: int) -> Step:
     """Step `number` over `rows` of `examples`, in microbatches of at most `capacity` tokens."""
     chosen = [examples[row] for row in rows]
     return Step(number, rows, chosen, microbatches(chosen, capacity))
 
 
-class Feed:
-    """Steps by number. Inside its context the next one is made in a thread of its own; an error made there is raised by
-    the step that it belongs to."""
+class Feed(Generic[T]):
+    """What each step needs, by the step's number. Inside its context the next one is made in a thread of its own; an
+    error made there is raised by the step that it belongs to."""
 
-    def __init__(self, examples: Sequence[Example], batch_size: int, capacity: int, seed: int) -> None:
-        self.examples, self.batch_size, self.capacity, self.seed = examples, batch_size, capacity, seed
+    def __init__(self, make: Callable[[int], T]) -> None:
+        self.make = make
         self.thread: ThreadPoolExecutor | None = None
-        self.ahead: dict[int, Future[Step]] = {}
+        self.ahead: dict[int, Future[T]] = {}
 
     def __enter__(self) -> Self:
         self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed")
@@ -60,14 +72,10 @@ class Feed:
         self.thread.shutdown(cancel_futures=True)
         self.thread, self.ahead = None, {}
 
-    def step(self, number: int) -> Step:
-        """Step `number`; begins to make the one after it."""
+    def step(self, number: int) -> T:
+        """What step `number` needs; begins to make that of the one after it."""
         made = self.ahead.pop(number, None)
-        step = self._make(number) if made is None else made.result()
+        step = self.make(number) if made is None else made.result()
         if self.thread is not None:
-            self.ahead = {number + 1: self.thread.submit(self._make, number + 1)}
+            self.ahead = {number + 1: self.thread.submit(self.make, number + 1)}
         return step
-
-    def _make(self, number: int) -> Step:
-        rows = step_rows(len(self.examples), self.batch_size, number, self.seed)
-        return make_step(self.examples, rows, self.capacity, number)

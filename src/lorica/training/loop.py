@@ -17,7 +17,7 @@ from torch import Tensor
 from lorica.config.schema import TrainConfig
 from lorica.data.examples import Example
 from lorica.training.checkpoint import Progress, load_newest, save_checkpoint
-from lorica.training.feed import Feed, Step
+from lorica.training.feed import Feed, Step, step_maker
 from lorica.training.guard import NonFiniteError, rows_not_finite
 from lorica.training.interrupt import Interrupted, stop_on_signal
 from lorica.training.memory import StepOutOfMemoryError, is_out_of_memory, told
@@ -60,7 +60,7 @@ class Loop:
         joined = self.subject.adapter is not None
         self.optimiser = Optimiser.of(self.subject.parameters, self.config, self.settings.lr, joined)
         capacity = self.settings.tokens_per_microbatch
-        self.feed = Feed(self.examples, self.config.batch_size, capacity, self.config.seed)
+        self.feed = Feed(step_maker(self.examples, self.config.batch_size, capacity, self.config.seed))
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self.saved_at = time.monotonic()

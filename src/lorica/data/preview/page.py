@@ -5,26 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lorica.data.preview.marks import visible
 from lorica.data.preview.shown import Preview, ShownToken
+from lorica.pages import fill
 
 FAINTEST = 0.25  # of the green behind a token of the least weight
 
 
 def render_page(preview: Preview) -> str:
     """The page."""
-    environment = Environment(
-        loader=PackageLoader("lorica.data.preview", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     supervised = sum(example.supervised for example in preview.examples)
     tokens = sum(len(example.tokens) for example in preview.examples)
-    return environment.get_template("page.html").render(
+    return fill(
+        "lorica.data.preview",
         preview=preview,
         summary=preview.summary,
         bars=list(_bars(preview.summary)),

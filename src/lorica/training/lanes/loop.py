@@ -10,10 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +18,9 @@ from torch import Tensor, nn
 from lorica.config.schema import TrainConfig
 from lorica.data.examples import Example
 from lorica.data.lanes import LaneBatch, side_by_side
-from lorica.data.order import step_rows
 from lorica.lora.dropout import token_keys
 from lorica.training.checkpoint import Progress
-from lorica.training.feed import Step, make_step
+from lorica.training.feed import Feed, Step, step_maker
 from lorica.training.lanes.buffers import lane_buffers
 from lorica.training.optimiser import Optimiser, down_and_up
 from lorica.training.schedule import learning_rate_factor, warmup_steps
@@ -51,10 +47,6 @@ class LaneRun:
         warmup = warmup_steps(self.steps, self.config.warmup)
         return learning_rate_factor(number, self.steps, self.config.schedule, warmup)
 
-    def make_step(self, number: int, capacity: int) -> Step:
-        rows = step_rows(len(self.examples), self.config.batch_size, number, self.config.seed)
-        return make_step(self.examples, rows, capacity, number)
-
 
 @dataclass(frozen=True)
 class LaneStep:
@@ -80,22 +72,13 @@ class LaneLoop:
         on_record: Callable[[str, Record], None] | None = None,
     ) -> None:
         assert subject.adapter is not None and subject.adapter.lanes == len(runs)
-        self.subject, self.runs, self.capacity = subject, list(runs), tokens_per_microbatch
+        self.subject, self.runs = subject, list(runs)
         self.on_record = on_record or (lambda name, record: None)
         self.optimisers = _optimisers(subject.parameters, self.runs)
-        self.thread: ThreadPoolExecutor | None = None
-        self.ahead: dict[int, Future[LaneStep]] = {}
-
-    def __enter__(self) -> Self:
-        self.thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lanes")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self.thread is not None
-        self.thread.shutdown(cancel_futures=True)
-        self.thread, self.ahead = None, {}
+        self.makers = [
+            step_maker(run.examples, run.config.batch_size, tokens_per_microbatch, run.config.seed) for run in runs
+        ]
+        self.feed = Feed(self._make)
 
     @property
     def step_number(self) -> int:
@@ -103,12 +86,13 @@ class LaneLoop:
 
     def train(self, until: int, stop: Callable[[], bool] = lambda: False) -> None:
         """Up to step `until`, or until no lane is left or `stop` says so, which is asked after every step."""
-        while self.step_number < until and any(run.failed is None for run in self.runs) and not stop():
-            self.step()
+        with self.feed:
+            while self.step_number < until and any(run.failed is None for run in self.runs) and not stop():
+                self.step()
 
     def step(self) -> None:
         started = time.perf_counter()
-        step = self._step(self.step_number)
+        step = self.feed.step(self.step_number)
         losses = self.accumulate(step)
         norms = [
             optimiser.clip(run.config.max_grad_norm) for optimiser, run in zip(self.optimisers, self.runs, strict=True)
@@ -142,15 +126,8 @@ class LaneLoop:
                 assert parameter.grad is not None
                 parameter.grad += gradient
 
-    def _step(self, number: int) -> LaneStep:
-        made = self.ahead.pop(number, None)
-        step = self._make(number) if made is None else made.result()
-        if self.thread is not None:
-            self.ahead = {number + 1: self.thread.submit(self._make, number + 1)}
-        return step
-
     def _make(self, number: int) -> LaneStep:
-        steps = [run.make_step(number, self.capacity) for run in self.runs]
+        steps = [make(number) for make in self.makers]
         return LaneStep(number, steps, lane_batches(steps))
 
     def _prepare(self, joined: LaneBatch, step: LaneStep) -> None:
