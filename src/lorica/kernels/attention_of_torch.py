@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lorica.kernels.documents import Documents, Run
+from lorica.kernels.dtypes import widened
 
 Gradients = tuple[Tensor, Tensor, Tensor]
 
@@ -31,16 +32,17 @@ def flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: f
 def flash_on_cpu_backward(
     dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, documents: Documents, scale: float
 ) -> Gradients:
-    group = q.shape[1] // k.shape[1]
-    if group > 1 and q.dtype in (torch.bfloat16, torch.float16):
-        # The kernel adds up the heads that share keys in their own type, rounding every time.
-        k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
-        dq, dk, dv = flash_on_cpu_backward(dout, q, k, v, out, lse, documents, scale)
-        return dq, *(d.unflatten(1, (-1, group)).sum(2) for d in (dk, dv))
+    """In fp32 for 16-bit types, a run at a time: the kernel's own 16-bit path adds up the heads that share keys in
+    their own type, rounding every time, and is 5 times slower over documents of 64 tokens (equal over 400, faster by a
+    quarter over 1,024; measured with AMX)."""
     gradients = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
     for run in documents.runs():
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *(_by_document(x, run) for x in (dout, q, k, v, out)), _statistics(lse, run), 0.0, True, scale=scale
+            *(widened(_by_document(x, run)) for x in (dout, q, k, v, out)),
+            _statistics(lse, run),
+            0.0,
+            True,
+            scale=scale,
         )
         for gradient, part in zip(gradients, found, strict=True):
             _by_document(gradient, run).copy_(part)
