@@ -65,7 +65,20 @@ def unreached(model: nn.Module, config: LoraConfig) -> list[str]:
     share = sum(size for _, size in held) / sum(parameter.numel() for parameter in model.parameters())
     kinds = sorted({re.sub(r".*\.\d+\.", "", name) for name, _ in held})
     what = f"{len(held)} tensors ({', '.join(kinds)}), {share:.0%} of the parameters,"
-    return [f"{what} are not adapted: no linear layer holds them."]
+    return [f"{what} are not adapted: no linear layer holds them.", *_misread_by_peft(model, kinds)]
+
+
+def _misread_by_peft(model: nn.Module, unreached: list[str]) -> list[str]:
+    """PEFT takes these names for the matrices of the fused experts, which were called so before transformers 5, in the
+    models of its list (`_convert_peft_config_moe`): it would start pairs there that the file does not have."""
+    linear = {name.rpartition(".")[2] for name, module in model.named_modules() if is_linear(module)}
+    names = sorted(linear & {"gate_proj", "up_proj", "down_proj"})
+    if not names or not any("experts" in name for name in unreached):
+        return []
+    return [
+        f"PEFT may take {', '.join(names)} for the experts' own: if it is to read this adapter, put them in "
+        "lora.exclude_modules."
+    ]
 
 
 def rank_and_alpha(name: str, config: LoraConfig) -> tuple[int, float]:
@@ -92,7 +105,7 @@ def _is_target(model: nn.Module, name: str, module: nn.Module, config: LoraConfi
     if not name or _matches_names(name, config.exclude_modules) or any(_inside(name, copy) for copy in copies):
         return False
     if config.target_modules == ALL_LINEAR:
-        chosen = is_linear(module) and module is not _output_embeddings(model)
+        chosen = is_linear(module) and module is not _output_embeddings(model) and not check.is_bypassed(model, name)
         return chosen and _layer_chosen(name, config)
     if isinstance(config.target_modules, str):
         return re.fullmatch(config.target_modules, name) is not None and _layer_chosen(name, config)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from lorica.quant import PackedEmbedding, PackedLinear, PackedMatrix
+from lorica.quant import PackedEmbedding, PackedLinear, PackedMatrix, can_be_packed
 
 
 def is_linear(module: nn.Module) -> bool:
     """Whether `module` multiplies by one weight matrix that can carry a LoRA pair."""
-    return isinstance(module, nn.Linear | Conv1D | PackedLinear)
+    return isinstance(module, Conv1D | PackedLinear) or (isinstance(module, nn.Linear) and can_be_packed(module))
 
 
 def is_embedding(module: nn.Module) -> bool:

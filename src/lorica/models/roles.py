@@ -7,9 +7,8 @@ usual names of their modules, so that the rules for values, down projections and
 import re
 from typing import Any
 
-from torch import nn
-
 from lorica.gguf.architectures import architecture_of_type
+from lorica.quant import can_be_packed
 from lorica.quant.mixtures import Model
 
 USUAL = {
@@ -34,7 +33,7 @@ def tensor_names(model: Any) -> dict[str, str]:
     ends = {model.get_input_embeddings(): "token_embd.weight", model.get_output_embeddings(): "output.weight"}
     names = {}
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
+        if can_be_packed(module):
             parameter = f"{name}.weight"
             known = found.tensor(parameter) if found is not None else None
             names[parameter] = known or ends.get(module) or _usual(name)

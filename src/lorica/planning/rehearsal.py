@@ -156,7 +156,7 @@ def keep_one_of_each_kind(model: Any, adapter: Adapter | None) -> list[int]:
         _forget(adapter, model, layers, dropped)
     for number in sorted(dropped, reverse=True):
         del layers[number]
-    if types:
+    if types and not _computed(text, "layer_types"):
         text.layer_types = [types[number] for number in kept]
     text.num_hidden_layers = len(kept)
     for number, layer in enumerate(layers):
@@ -165,6 +165,12 @@ def keep_one_of_each_kind(model: Any, adapter: Adapter | None) -> list[int]:
                 module.layer_idx = number  # type: ignore[assignment] # of transformers' key-value caches
     places = [number if number in (0, final) else stand_in[kind] for number, kind in enumerate(kinds)]
     return [kept.index(place) for place in places]
+
+
+def _computed(config: Any, name: str) -> bool:
+    """Whether a config gives `name` by a property of its own, under that name or the one that it maps it to."""
+    own = type(config)
+    return isinstance(getattr(own, own.attribute_map.get(name, name), None), property)
 
 
 def _forget(adapter: Adapter, model: nn.Module, layers: nn.ModuleList, dropped: set[int]) -> None:

@@ -21,7 +21,8 @@ from lorica.training.subject import Subject
 def decoder_layers(model: nn.Module) -> nn.ModuleList | None:
     """The list of decoder layers, None for a model that is not one list."""
     own = getattr(model, "base_model", model)
-    lists = [child for child in own.children() if isinstance(child, nn.ModuleList)]
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)  # type: ignore[union-attr, operator]
+    lists = [part for part in own.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
     return lists[0] if len(lists) == 1 else None
 
 

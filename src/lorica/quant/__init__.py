@@ -2,7 +2,7 @@
 
 from lorica.quant.cache import UnpackedCache
 from lorica.quant.codec import Codec
-from lorica.quant.linear import PackedEmbedding, PackedLinear, packed_module
+from lorica.quant.linear import PackedEmbedding, PackedLinear, can_be_packed, packed_module
 from lorica.quant.matrix import PackedMatrix
 from lorica.quant.pack_model import keep_unpacked, pack_model
 from lorica.quant.table import CODECS, codec, codec_of_type, fallback
@@ -14,6 +14,7 @@ __all__ = [
     "PackedLinear",
     "PackedMatrix",
     "UnpackedCache",
+    "can_be_packed",
     "codec",
     "codec_of_type",
     "fallback",

@@ -59,6 +59,14 @@ class PackedEmbedding(nn.Module):
         return y if self.embed_scale is None else y * torch.tensor(self.embed_scale, dtype=self.dtype, device=y.device)
 
 
+def can_be_packed(module: nn.Module) -> bool:
+    """Whether all that `module` does with its weight is to multiply by it or to look rows up. A linear layer that does
+    more (a router, which returns what it chose) stays as it is."""
+    if isinstance(module, nn.Linear):
+        return type(module).forward is nn.Linear.forward
+    return isinstance(module, nn.Embedding)
+
+
 def packed_module(module: nn.Module, matrix: PackedMatrix, dtype: torch.dtype) -> PackedLinear | PackedEmbedding:
     """What stands for `module`, a linear layer or an embedding, with the weight `matrix`; give both of a tied pair the
     same one. The module's own weight is not looked at, and may be on the meta device.

@@ -10,7 +10,7 @@ from torch import nn
 
 from lorica.quant.cache import UnpackedCache
 from lorica.quant.codec import Codec
-from lorica.quant.linear import packed_module
+from lorica.quant.linear import can_be_packed, packed_module
 from lorica.quant.matrix import PackedMatrix
 
 # The codec for the weight of a module (by name), or None to leave it as it is.
@@ -31,7 +31,7 @@ def pack_model(
     names = []
     for name, module in list(model.named_modules()):
         chosen = None
-        if isinstance(module, nn.Linear | nn.Embedding) and not (skipped and f".{name}".endswith(skipped)):
+        if can_be_packed(module) and not (skipped and f".{name}".endswith(skipped)):
             chosen = choose(name, module)
         if chosen is not None:
             weight = module.weight

@@ -191,7 +191,7 @@ def find_head(model: nn.Module, lanes: int = 1, verify: bool = True) -> LossHead
     tokens = torch.arange(1, 8, device=device).expand(lanes, -1)
     try:
         with torch.no_grad():
-            logits = model(input_ids=tokens).logits.float()
+            logits = model(input_ids=tokens, use_cache=False).logits.float()
     finally:
         hook.remove()
     if len(seen) != 1:
