@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import lorica
 from bases import write_rows
 from lorica.demo import BASE
+from lorica.quant import PackedEmbedding, PackedLinear
 from lorica.run.watch import Watcher
 
 COMMON = {
@@ -121,6 +122,28 @@ def test_it_trains_and_peft_agrees(name: str, tmp_path: Path) -> None:
         torch.testing.assert_close(ours(input_ids=ids, use_cache=False).logits, expected, rtol=1e-4, atol=1e-4)
         with theirs.disable_adapter():
             assert (theirs(input_ids=ids, use_cache=False).logits - expected).norm() > 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("weights", ["nf4", "q4_k_m"])
+@pytest.mark.parametrize("name", ["falcon_h1", "gpt_neox", "mamba2", "mixtral", "mpt", "opt", "phimoe"])
+def test_packed_as_it_is_loaded(name: str, weights: str, tmp_path: Path) -> None:
+    """The logits are those of transformers' own model with the matrices' unpacked values: nothing else has changed,
+    be it that tensors have other names in the files (mixtral) or that buffers come from the config alone (falcon_h1)."""
+    folder = base(name, tmp_path / "base")
+    packed = lorica.load(folder, dtype="fp32", weights=weights).model
+    dense = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    matrices = {
+        n: part.matrix for n, part in packed.named_modules() if isinstance(part, PackedLinear | PackedEmbedding)
+    }
+    with torch.no_grad():
+        for part, matrix in matrices.items():
+            weight = dense.get_submodule(part).weight
+            assert (weight - matrix.dense(torch.float32)).norm() < 0.15 * weight.norm()
+            weight.copy_(matrix.dense(torch.float32))
+        ids = torch.randint(3, 3000, (1, 17), generator=torch.Generator().manual_seed(1))
+        found, expected = (model(input_ids=ids, use_cache=False).logits for model in (packed, dense))
+    assert len(matrices) >= 3
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_what_peft_takes_for_experts_is_told(tmp_path: Path) -> None:

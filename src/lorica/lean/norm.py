@@ -49,7 +49,7 @@ def find_norm(module: nn.Module) -> Norm | None:
     """The RMS norm that `module` computes, or None. Every kind is tried, on a CPU with a weight made up for it: in fp32
     for what it computes, and in a 16-bit type for where it rounds."""
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not looks_like_norm(module) or not isinstance(eps, float):
+    if isinstance(module, nn.LayerNorm) or not looks_like_norm(module) or not isinstance(eps, float):
         return None
     weight: Tensor = module.weight  # type: ignore[assignment]
     x = torch.randn(8, weight.shape[0], generator=torch.Generator().manual_seed(0))

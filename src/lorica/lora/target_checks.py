@@ -9,8 +9,7 @@ from torch import nn
 
 from lorica.config.schema import LoraConfig
 from lorica.lora.weights import is_adaptable, is_embedding, is_foreign, is_lookup, is_packed
-
-MAMBA_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+from lorica.quant import is_read_by_kernels
 
 
 def names_an_embedding(ending: str, found: Collection[str], embeddings: Iterable[str]) -> None:
@@ -61,13 +60,6 @@ def something_is_left(model: nn.Module, config: LoraConfig, low_rank: list[str])
         )
 
 
-def is_bypassed(model: nn.Module, name: str) -> bool:
-    """Whether a kernel of the model's reads this module's weight itself, so that a pair beside it would be trained in
-    one place and left out in another; the list is PEFT's (`_check_lora_target_modules_mamba`)."""
-    model_type = getattr(getattr(model, "config", None), "model_type", None)
-    return model_type in MAMBA_TYPES and name.rpartition(".")[2] in ("out_proj", "conv1d")
-
-
 def kinds(model: nn.Module, low_rank: list[str]) -> None:
     """Only linear layers and plain embeddings, with weights that can be multiplied as they are, carry a pair."""
     for name in low_rank:
@@ -78,7 +70,7 @@ def kinds(model: nn.Module, low_rank: list[str]) -> None:
                 f"{name} is a {kind}, which cannot carry a low-rank pair; linear layers and embeddings can. Narrow "
                 "lora.target_modules, or name it in lora.modules_to_save to train a copy of it."
             )
-        if is_bypassed(model, name):
+        if is_read_by_kernels(model, name):
             raise ValueError(
                 f"{name}: the kernels of Mamba layers read its weight themselves, past any pair beside it. Put it in "
                 "lora.exclude_modules."

@@ -13,6 +13,7 @@ from torch import nn
 from lorica.config.schema import LoraConfig
 from lorica.lora import target_checks as check
 from lorica.lora.weights import is_adaptable, is_embedding, is_linear, share_weight, vocabulary_of
+from lorica.quant import is_read_by_kernels
 
 ALL_LINEAR = "all-linear"
 
@@ -105,7 +106,7 @@ def _is_target(model: nn.Module, name: str, module: nn.Module, config: LoraConfi
     if not name or _matches_names(name, config.exclude_modules) or any(_inside(name, copy) for copy in copies):
         return False
     if config.target_modules == ALL_LINEAR:
-        chosen = is_linear(module) and module is not _output_embeddings(model) and not check.is_bypassed(model, name)
+        chosen = is_linear(module) and module is not _output_embeddings(model) and not is_read_by_kernels(model, name)
         return chosen and _layer_chosen(name, config)
     if isinstance(config.target_modules, str):
         return re.fullmatch(config.target_modules, name) is not None and _layer_chosen(name, config)

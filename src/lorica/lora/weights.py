@@ -31,7 +31,7 @@ def is_adaptable(module: nn.Module) -> bool:
 
 def is_lookup(module: nn.Module) -> bool:
     """Whether an embedding is its table's row for the token, at most times a constant `embed_scale` (Gemma)."""
-    return type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
+    return isinstance(module, PackedEmbedding) or can_be_packed(module)
 
 
 def is_packed(module: nn.Module) -> bool:

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lorica.models import directory
+from lorica.models.locate import stored_dtype
 from lorica.models.packed import packed_module, tie
 from lorica.models.roles import rules_of, tensor_names
 from lorica.models.skeleton import empty_model, put, replace, unfilled
 from lorica.models.stored import StoredTensors
-from lorica.quant import bitsandbytes, codec, fallback
+from lorica.quant import bitsandbytes, codec, fallback, pack_model
 from lorica.quant.mixtures import mixture, tensor_types, wanted_types
 
 NF4 = {"nf4": "NF4", "nf4_dq": "NF4_DQ"}
@@ -27,12 +29,15 @@ def read_packed(
     nf4 packs linear layers but not the output head, as QLoRA does (Dettmers et al. 2023, arXiv:2305.14314); mixtures
     pack the embeddings and the head too. Tensors that come packed by bitsandbytes stay as they are.
 
-    Raises ValueError for tensors that are missing, of another shape than config.json says, or not finite.
+    A model that transformers puts together from tensors of other names (fused experts) is read whole before it is
+    packed. Raises ValueError for tensors that are missing, of another shape than config.json says, or not finite.
     """
     stored = StoredTensors(files)
     model = empty_model(config, dtype)
     tied = set(getattr(model, "_tied_weights_keys", None) or []) if config.tie_word_embeddings else set()
     wanted, types = choose_types(model, weights, tied)
+    if weights != "as-is" and not all(name in stored for name, _ in model.named_parameters() if name not in tied):
+        return _pack_whole(folder, files, config, dtype, wanted, types)
     used: set[str] = set()
     for name, parameter in list(model.named_parameters()):
         if name in tied and name not in stored:
@@ -46,6 +51,22 @@ def read_packed(
     missing = unfilled(model)
     assert not missing, f"{missing} are without values"
     return model, _notes(model, folder, wanted, types, set(stored) - used)
+
+
+def _pack_whole(
+    folder: Path, files: list[Path], config: Any, dtype: torch.dtype, wanted: dict[str, str], types: dict[str, str]
+) -> tuple[Any, list[str]]:
+    """Read by transformers, in the type that is stored so that nothing is rounded before it is packed."""
+    model, notes = directory.read_model(folder, config, stored_dtype(files))
+    directory.check_finite(model, folder)
+    matrices = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+    pack_model(
+        model, lambda name, _: codec(types[f"{name}.weight"]) if f"{name}.weight" in types else None, dtype=dtype
+    )
+    tie(model)
+    left = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1) / matrices
+    how = f"read whole before packing: its tensors have other names in {folder}; {left:.0%} of its matrices stay dense"
+    return model.to(dtype).eval().requires_grad_(False), [how, *notes, *_notes(model, folder, wanted, types, set())]
 
 
 def choose_types(model: Any, weights: str, tied: set[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -84,8 +105,8 @@ def _fill(
         return _packed_already(model, stored, module_name, dtype, folder)
     if name not in stored:
         raise ValueError(
-            f"{folder} has no {name} in its weights; the download is incomplete, config.json belongs to another model, "
-            "or its tensors have other names, which packing on load cannot follow (leave out model.weights)."
+            f"{folder} has no {name} in its weights; the download is incomplete or config.json belongs to another "
+            "model."
         )
     tensor = stored[name]
     if tensor.shape != parameter.shape:

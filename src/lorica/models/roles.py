@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from lorica.gguf.architectures import architecture_of_type
-from lorica.quant import can_be_packed
+from lorica.quant import can_be_packed, is_read_by_kernels
 from lorica.quant.mixtures import Model
 
 USUAL = {
@@ -27,13 +27,19 @@ USUAL = {
 }
 
 
+# Their forward casts to `lm_head.weight.dtype`, so the head, and an embedding tied to it, stay dense.
+HEAD_STAYS_DENSE = ("falcon_mamba", "mamba", "mamba2")
+
+
 def tensor_names(model: Any) -> dict[str, str]:
     """The tensor's name by the name of each linear layer's and embedding's weight; names are unique."""
     found = architecture_of_type(model.config.model_type)
     ends = {model.get_input_embeddings(): "token_embd.weight", model.get_output_embeddings(): "output.weight"}
+    dense_ends = model.config.model_type in HEAD_STAYS_DENSE
     names = {}
     for name, module in model.named_modules():
-        if can_be_packed(module):
+        stays = is_read_by_kernels(model, name) or (dense_ends and module in ends)
+        if can_be_packed(module) and not stays:
             parameter = f"{name}.weight"
             known = found.tensor(parameter) if found is not None else None
             names[parameter] = known or ends.get(module) or _usual(name)

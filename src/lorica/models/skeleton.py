@@ -16,15 +16,14 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     for module in model.modules():
-        names = [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]
-        if names:
-            for name in names:
-                module.register_buffer(
-                    name,
-                    torch.empty_like(getattr(module, name), device="cpu"),
-                    persistent=name not in module._non_persistent_buffers_set,
-                )
-            model._init_weights(module)
+        for name in [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]:
+            module.register_buffer(
+                name,
+                torch.empty_like(getattr(module, name), device="cpu"),
+                persistent=name not in module._non_persistent_buffers_set,
+            )
+    for module in model.modules():  # a buffer may be its parent's to compute (Falcon H1's multipliers)
+        model._init_weights(module)
     return model.eval().requires_grad_(False)
 
 

@@ -2,7 +2,7 @@
 
 from lorica.quant.cache import UnpackedCache
 from lorica.quant.codec import Codec
-from lorica.quant.linear import PackedEmbedding, PackedLinear, can_be_packed, packed_module
+from lorica.quant.linear import PackedEmbedding, PackedLinear, can_be_packed, is_read_by_kernels, packed_module
 from lorica.quant.matrix import PackedMatrix
 from lorica.quant.pack_model import keep_unpacked, pack_model
 from lorica.quant.table import CODECS, codec, codec_of_type, fallback
@@ -18,6 +18,7 @@ __all__ = [
     "codec",
     "codec_of_type",
     "fallback",
+    "is_read_by_kernels",
     "keep_unpacked",
     "pack_model",
     "packed_module",

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from lorica.quant.matrix import PackedMatrix, Product
 
+MAMBA_TYPES = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+
 
 class PackedLinear(nn.Module):
     """`y = x W^T + bias`, frozen. Inputs are cast to `dtype`, in which it computes; the weight is unpacked to it.
@@ -60,11 +62,22 @@ class PackedEmbedding(nn.Module):
 
 
 def can_be_packed(module: nn.Module) -> bool:
-    """Whether all that `module` does with its weight is to multiply by it or to look rows up. A linear layer that does
-    more (a router, which returns what it chose) stays as it is."""
+    """Whether all that `module` does with its weight is to multiply by it or to look rows up (times a constant). What
+    does more stays as it is: a router, which returns what it chose; positions that are shifted before they are looked
+    up."""
     if isinstance(module, nn.Linear):
         return type(module).forward is nn.Linear.forward
-    return isinstance(module, nn.Embedding)
+    if isinstance(module, nn.Embedding):
+        return type(module).forward is nn.Embedding.forward or hasattr(module, "embed_scale")
+    return False
+
+
+def is_read_by_kernels(model: nn.Module, name: str) -> bool:
+    """Whether kernels of the model's read the weight of the module `name` themselves, past the module's own forward,
+    so that neither a packed one nor a low-rank pair beside it would be seen; the list is PEFT's
+    (`_check_lora_target_modules_mamba`)."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    return model_type in MAMBA_TYPES and name.rpartition(".")[2] in ("out_proj", "conv1d")
 
 
 def packed_module(module: nn.Module, matrix: PackedMatrix, dtype: torch.dtype) -> PackedLinear | PackedEmbedding:

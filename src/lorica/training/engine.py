@@ -133,7 +133,8 @@ def own_hidden(model: nn.Module, batch: Batch) -> Tensor:
     wanted: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
     arguments = {name: value for name, value in wanted.items() if accepts(body, name)}
     hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state
-    return hidden.flatten(0, 1).index_select(0, batch.predict_at)
+    head = dtype_of(model.get_output_embeddings())  # type: ignore[operator] # Mamba's states stay in fp32
+    return hidden.flatten(0, 1).index_select(0, batch.predict_at).to(head)
 
 
 @torch.no_grad()
