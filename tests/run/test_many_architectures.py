@@ -128,7 +128,7 @@ def test_it_trains_and_peft_agrees(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["falcon_h1", "gpt_neox", "mamba2", "mixtral", "mpt", "opt", "phimoe"])
 def test_packed_as_it_is_loaded(name: str, weights: str, tmp_path: Path) -> None:
     """The logits are those of transformers' own model with the matrices' unpacked values: nothing else has changed,
-    be it that tensors have other names in the files (mixtral) or that buffers come from the config alone (falcon_h1)."""
+    whether tensors have other names in the files (mixtral) or buffers come from the config alone (falcon_h1)."""
     folder = base(name, tmp_path / "base")
     packed = lorica.load(folder, dtype="fp32", weights=weights).model
     dense = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
