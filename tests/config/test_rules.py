@@ -46,6 +46,7 @@ BROKEN = [
     ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: pissa}\n", "lora.use_dora: use_dora cannot"),
     ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: pissa_niter_4}\n", "use_dora cannot"),
     ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: olora}\n", "use_dora cannot"),
+    ("loftq-needs-packing", "lora: {init_lora_weights: loftq}\n", "lora.init_lora_weights: loftq starts from what"),
     (
         "expression-chooses-layers",
         "lora: {layers_to_transform: 0, target_modules: '.*q'}\n",
@@ -66,6 +67,7 @@ BROKEN = [
     ("warmup-within-steps", "train: {warmup: 20, steps: 10}\n", "train.warmup: the warm-up is longer"),
 ]
 FINE = [
+    "lora: {init_lora_weights: loftq, use_dora: true}\nmodel: {path: m, weights: q4_k_m}\n",
     "data: {path: [{path: a, format: text}, b], format: messages, train_on: all, columns: {text: c}}\n",
     "data: {path: d, format: prompt-completion, chat_template: t.jinja, reasoning: drop}\n",
     "method: full\nlora: {}\n",
@@ -95,7 +97,8 @@ def test_a_broken_rule_is_one_problem_with_its_place(report, name: str, lines: s
 
 @pytest.mark.parametrize("lines", FINE)
 def test_what_is_close_to_a_broken_rule_is_fine(write, lines: str) -> None:
-    load(write(("model: m\n" if lines.startswith("data:") else HEAD) + lines))
+    missing = [line for line in HEAD.splitlines() if line.partition(":")[0] + ":" not in lines]
+    load(write("\n".join([*missing, lines])))
 
 
 def test_every_rule_is_tested_and_reads_settings_that_exist() -> None:

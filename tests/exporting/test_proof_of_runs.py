@@ -75,3 +75,30 @@ def test_a_run_on_a_base_packed_on_loading(tmp_path: Path) -> None:
     assert adapter.proof.kl == 0 and adapter.ok
     assert merged.proof.max_logit_difference > 1e-3 and merged.proof.delta_survival == pytest.approx(1, abs=1e-4)
     assert any("packed" in note for note in merged.notes)
+
+
+def test_a_run_that_began_with_what_packing_lost(tmp_path: Path) -> None:
+    """Merged, packed to eight bits and as an adapter by itself it computes what was trained: on the packed base."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    base = write_base(tmp_path / "base", **sizes)
+    out = tmp_path / "run"
+    lorica.train(
+        model={"path": str(base), "weights": "nf4"},
+        data=str(write_rows(tmp_path / "rows.jsonl", sums())),
+        out=str(out),
+        lora={"r": 6, "alpha": 20, "init_lora_weights": "loftq"},
+        train={"steps": 4, "batch_size": 4, "lr": 0.01},
+        evaluate={"held_out": 0.2, "forgetting": None, "max_new_tokens": 3},
+        system={"threads": 1},
+    )
+    merged = lorica.export(out, "merged", out=tmp_path / "merged")
+    assert merged.proof is not None and merged.ok
+    assert merged.proof.kl < 1e-8 and merged.proof.kl_of_base > 1e-4
+    assert any("as they were packed" in note for note in merged.notes)
+    gguf = lorica.export(out, "gguf", type="F32", out=tmp_path / "gguf")
+    assert gguf.proof is not None and gguf.proof.kl < 1e-8
+    alone = lorica.export(out / "adapter", "peft", out=tmp_path / "peft", base=base)
+    assert alone.proof is not None and alone.proof.kl == 0
+    assert any("serve it beside a base packed so" in note for note in alone.notes)
+    with pytest.raises(ValueError, match="packing the base as nf4 lost"):
+        lorica.lora.load_adapter(lorica.load(base), out / "adapter")

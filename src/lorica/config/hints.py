@@ -43,6 +43,7 @@ OTHER_TOOLS = {
     "lora_target": TARGETS,
     "lora_target_modules": TARGETS,
     "lora_target_linear": "use lora.target_modules: all-linear",
+    "loftq_config": "use lora.init_lora_weights: loftq, which takes one iteration, and model.weights for the format",
     "loraplus_lr_embedding": "only train.loraplus_lr_ratio exists here",
     "base_model": MODEL,
     "model_name": MODEL,

@@ -159,6 +159,13 @@ RULES = (
         message="use_dora cannot be combined with init_lora_weights pissa or olora now; set one of them to its default",
     ),
     Rule(
+        "loftq-needs-packing",
+        reads=("lora.init_lora_weights", "model.weights"),
+        applies=lambda config: config.lora.init_lora_weights == "loftq" and config.model.weights == "as-is",
+        message="loftq starts from what packing a 16-bit base loses, and model.weights is as-is (for a GGUF file too, "
+        "whose weights from before are gone); set model.weights to nf4, q4_k_m ..., or leave loftq out",
+    ),
+    Rule(
         "expression-chooses-layers",
         reads=("lora.layers_to_transform", "lora.target_modules"),
         applies=lambda config: config.lora.layers_to_transform is not None and _expression_targets(config),

@@ -5,7 +5,7 @@ serve together. The adapter is attached to a model without values, so that it is
 training.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,11 +15,13 @@ from torch import Tensor
 from lorica.exporting.skeleton import Skeleton
 from lorica.exporting.stored import Stored
 from lorica.files import read_json
-from lorica.lora.checkpoint import CONFIG, adapter_tensors, load_adapter, read_weights
+from lorica.lora.checkpoint import CONFIG, adapter_tensors, load_adapter, packing_of, read_weights
 from lorica.lora.layer import LoraEmbedding, LoraLayer
 from lorica.lora.peft_config import lora_config
 from lorica.lora.targets import find_targets, tied_pair
 from lorica.lora.weights import is_transposed
+from lorica.models.packing import choose_types, tied_names
+from lorica.quant import Codec, codec
 
 PREFIX = "base_model.model."
 
@@ -33,7 +35,8 @@ class Change(Protocol):
 @dataclass(frozen=True)
 class LowRank:
     """`weight + scale * up @ down`, then DoRA's rescaling of each output. `down` (r, in), `up` (out, r), `magnitude`
-    (out) or None. `transposed`: the file has the weight as (in, out); an `embedding` has it as (vocabulary, dim)."""
+    (out) or None. `transposed`: the file has the weight as (in, out); an `embedding` has it as (vocabulary, dim).
+    `packed`: the weight is first rounded so, where the adapter makes up for that rounding (LoftQ)."""
 
     down: Tensor
     up: Tensor
@@ -41,8 +44,10 @@ class LowRank:
     magnitude: Tensor | None = None
     transposed: bool = False
     embedding: bool = False
+    packed: Codec | None = None
 
     def apply(self, weight: Tensor) -> Tensor:
+        weight = weight if self.packed is None else self.packed.unpack(self.packed.pack(weight))
         weight = weight.t() if self.transposed else weight
         merged = torch.addmm(weight, self.up, self.down, alpha=self.scale)
         if self.magnitude is not None:
@@ -116,7 +121,12 @@ def read_changes(base: Skeleton, folder: Path, *, allow_other_base: bool = False
     pair = tied_pair(base.model)
     config = lora_config(read_json(folder / CONFIG), folder / CONFIG)
     tokens = find_targets(base.model, config, every_name_matches=False).rows
-    adapter = load_adapter(base, folder, allow_other_base=allow_other_base)
+    packing = packing_of(folder)
+    types = choose_types(base.model, packing, tied_names(base.model))[1]
+    if pair is not None:
+        types[f"{pair[1]}.weight"] = types.get(f"{pair[0]}.weight", "")
+    held = base if packing == "as-is" else replace(base, hashes=base.hashes | {"weights": packing})
+    adapter = load_adapter(held, folder, allow_other_base=allow_other_base)
     tensors = {key.removeprefix(PREFIX): value for key, value in read_weights(folder)[1].items()}
     used = {key.removeprefix(PREFIX) for key in adapter_tensors(adapter)}
     found: dict[str, Change] = {}
@@ -124,7 +134,8 @@ def read_changes(base: Skeleton, folder: Path, *, allow_other_base: bool = False
         name = key.replace(".base_layer.", ".")
         found[name] = Unchanged(name, tensors[key])
     for name, layer in adapter.layers.items():
-        found[f"{name}.weight"] = _low_rank(name, layer, tensors)
+        change, type_name = _low_rank(name, layer, tensors), types.get(f"{name}.weight")
+        found[f"{name}.weight"] = replace(change, packed=codec(type_name)) if type_name else change
     for name, copied in adapter.copies.items():
         keys = [f"{name}.{key}" for key, _ in copied.trained.named_parameters()]
         found |= {key: Replaced(tensors[key].float()) for key in keys}

@@ -47,7 +47,7 @@ def write_gguf_adapter(source: Source, weights: Weights, folder: Path, type_name
         lambda: _compared(folder / FILE, weights, form),
         lambda dtype: _reopened(source, weights, form, folder / FILE, dtype),
         exact=type_name == "F32",
-        notes=[f"serve it with: llama-server -m BASE.gguf --lora {FILE}"],
+        notes=[f"serve it with: llama-server -m BASE.gguf --lora {FILE}", *source.notes],
     )
 
 

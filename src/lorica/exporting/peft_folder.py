@@ -47,7 +47,7 @@ def write_peft(source: Source, weights: Weights, folder: Path, profile: str | No
         lambda: _compared(folder, weights, source),
         lambda dtype: open_trained(source, dtype, folder),
         exact=True,
-        notes=_notes(folder) if profile == "vllm" else [],
+        notes=[*(_notes(folder) if profile == "vllm" else []), *source.notes],
     )
 
 

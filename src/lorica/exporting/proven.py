@@ -82,9 +82,10 @@ def _packed_base(source: Source, to: str) -> list[str]:
     """What an adapter that was trained on a packed base does not know about the stored one."""
     if source.packing == "as-is" or to in ("peft", "gguf-adapter"):
         return []
+    weights = "the adapted weights as they were packed (loftq)" if source.notes else "the base as it is stored"
     return [
-        f"the run trained on the base packed as {source.packing}, and is merged into the base as it is stored; the "
-        "proof compares with what was trained"
+        f"the run trained on the base packed as {source.packing}, and is merged into {weights}; the proof compares "
+        "with what was trained"
     ]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.files import read_json
-from lorica.lora.checkpoint import CONFIG, load_adapter
+from lorica.lora.checkpoint import CONFIG, load_adapter, packing_of
 from lorica.models import Base, load
 from lorica.models.facts import ModelFacts, read_facts
 from lorica.models.locate import gguf_file, model_folder
@@ -42,10 +42,19 @@ class Source:
     @property
     def packing(self) -> str:
         """How the run packed its base on loading; what was trained is the adapter on that."""
-        if self.receipt is None or self.whole:
+        if self.whole:
             return "as-is"
+        if self.receipt is None:
+            return packing_of(self.trained)
         setting = self.receipt["settings"].get("model.weights")
         return "as-is" if setting is None else str(setting["value"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the base that the adapter is served beside."""
+        packing = "as-is" if self.whole else packing_of(self.trained)
+        told = f"the adapter begins with what packing as {packing} lost (loftq): serve it beside a base packed so"
+        return [] if packing == "as-is" else [told]
 
     def facts(self) -> ModelFacts:
         """How the model cuts text and where it stops, without its weights."""

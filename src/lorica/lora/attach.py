@@ -1,16 +1,17 @@
 """Put an adapter on a model by replacing modules of that model object; nothing else changes anywhere."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lorica.config import LoraConfig, lora_config
 from lorica.lora.adapter import Adapter, replace_module
 from lorica.lora.initialise import initialise
 from lorica.lora.lane import Lane, check_lanes
 from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear, Strength
+from lorica.lora.packing_error import Source, packing_errors
 from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair, unreached
 from lorica.lora.trainable import TrainableCopy, TrainableRows
 from lorica.lora.weights import is_embedding
@@ -47,8 +48,11 @@ def attach(
     adapter.notes = unreached(module, config)
     build(adapter, targets)
     try:
+        source = _source(adapter, getattr(model, "stored", None))
+        if config.init_lora_weights == "loftq":
+            adapter.provenance["start"] = "loftq"
         for name, layer in adapter.layers.items():
-            initialise(layer, config.init_lora_weights, [lane.seed for lane in described], name)
+            initialise(layer, config.init_lora_weights, [lane.seed for lane in described], name, source)
             if config.use_dora:
                 layer.magnitude = nn.Parameter(layer.weight_norm())
     except ValueError:
@@ -64,6 +68,11 @@ def _described(config: LoraConfig | None, lanes: int | Sequence[Lane], seed: int
         return list(lanes)
     config = config or lora_config(**fields)
     return [Lane(config, seed + number) for number in range(lanes)]
+
+
+def _source(adapter: Adapter, stored: Mapping[str, Tensor] | None) -> Source | None:
+    """What the start takes from elsewhere than the layer itself."""
+    return packing_errors(adapter, stored) if adapter.config.init_lora_weights == "loftq" else None
 
 
 def check_bare(model: nn.Module) -> None:

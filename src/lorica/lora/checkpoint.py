@@ -107,6 +107,13 @@ def load_weights(adapter: Adapter, folder: Path, lane: int = 0, *, allow_other_b
     _fill(adapter, tensors, folder, lane=lane)
 
 
+def packing_of(folder: Path) -> str:
+    """The `model.weights` without which the adapter in `folder` computes something else (LoftQ's start makes up for
+    what packing lost), or as-is. Raises ValueError as `read_weights`."""
+    metadata, _ = read_weights(folder)
+    return metadata.get("weights", "as-is") if metadata.get("start") == "loftq" else "as-is"
+
+
 def read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Provenance and tensors of the adapter in `folder`. Raises ValueError for no file, a pickle, or a damaged one."""
     path = folder / WEIGHTS
@@ -138,6 +145,13 @@ def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], 
             f"hashes to {given[:12]}. On other weights it computes something else. Load the base it was trained on, "
             "or pass allow_other_base (on the command line --allow-other-base) if you know that the two are meant "
             "to be used together."
+        )
+    packing, packed = metadata.get("weights"), hashes.get("weights", "as-is")
+    if metadata.get("start") == "loftq" and hashes and packing != packed and not allow_other_base:
+        raise ValueError(
+            f"the adapter in {folder} began with what packing the base as {packing} lost (loftq), but this base is "
+            f"{packed}, which lost something else. Load it with weights={packing} (model.weights: {packing}), or pass "
+            "allow_other_base if you know better."
         )
 
 

@@ -12,28 +12,33 @@ import torch
 from torch import Tensor
 
 from lorica.lora.layer import LoraEmbedding, LoraLayer, Strength
+from lorica.lora.packing_error import Directions, Source
 from lorica.lora.weights import dense_weight
 
 Initialisation = bool | str
 
 
-def initialise(layer: LoraLayer, kind: Initialisation, seeds: Sequence[int], name: str) -> None:
+def initialise(
+    layer: LoraLayer, kind: Initialisation, seeds: Sequence[int], name: str, source: Source | None = None
+) -> None:
     """Fill `layer`'s pair in place, each lane from its own of `seeds` as it would be alone.
 
     `kind` is PEFT's `init_lora_weights`: True (Kaiming-uniform A, zero B), False (both random, for tests), "gaussian"
     (A of standard deviation 1/r), "pissa" or "pissa_niter_N" (Meng et al. 2024, https://arxiv.org/abs/2404.02948),
-    "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775). Raises ValueError for any other.
+    "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775), or "loftq", which takes what it begins with from
+    `source`, as a layer does not hold it. Raises ValueError for any other.
     """
     if layer.lora_A.is_meta:
-        seeds = []  # a plan's layer has shapes alone
+        return  # a plan's layer has shapes alone
+    given = None if source is None else source(name)
     for lane, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(_derived_seed(seed, name))
         strength = layer.strengths[lane]
-        down, up = _pair(layer, strength, kind, generator)
+        down, up = _pair(layer, strength, kind, generator, given)
         with torch.no_grad():
             layer.lora_A[lane, : strength.r].copy_(down)
             layer.lora_B[lane, :, : strength.r].copy_(up)
-    if not isinstance(kind, bool) and kind != "gaussian":
+    if str(kind).startswith(("pissa", "olora")):
         layer.start_A, layer.start_B = layer.lora_A.detach().clone(), layer.lora_B.detach().clone()
 
 
@@ -42,7 +47,7 @@ def _derived_seed(seed: int, name: str) -> int:
 
 
 def _pair(
-    layer: LoraLayer, strength: Strength, kind: Initialisation, generator: torch.Generator
+    layer: LoraLayer, strength: Strength, kind: Initialisation, generator: torch.Generator, given: Directions | None
 ) -> tuple[Tensor, Tensor]:
     r, inputs, outputs = strength.r, layer.lora_A.shape[2], layer.lora_B.shape[1]
     if kind is True and isinstance(layer, LoraEmbedding):
@@ -57,8 +62,10 @@ def _pair(
         return _olora(layer, strength)
     if kind.startswith("pissa"):
         return _pissa(layer, strength, kind, generator)
+    if kind == "loftq":
+        return _loftq(layer, strength, generator, given)
     raise ValueError(
-        f'init_lora_weights is "{kind}"; expected true, false, "gaussian", "pissa", "pissa_niter_N" or "olora".'
+        f'init_lora_weights is "{kind}"; expected true, false, gaussian, pissa, pissa_niter_N, olora or loftq.'
     )
 
 
@@ -85,6 +92,23 @@ def _pissa(layer: LoraLayer, strength: Strength, kind: str, generator: torch.Gen
     return root[:, None] * vt[: strength.r], u[:, : strength.r] * root
 
 
+def _loftq(
+    layer: LoraLayer, strength: Strength, generator: torch.Generator, given: Directions | None
+) -> tuple[Tensor, Tensor]:
+    """The leading part of what packing lost; the plain start where it lost nothing, as a pair of zeros never learns."""
+    down, up = _pair(layer, strength, True, generator, None)
+    if given is None:
+        return down, up
+    u, s, vt = (part.float().to(down.device) for part in given)
+    _check_rank(layer, strength.r, len(s))
+    root = (s[: strength.r] / strength.scale).sqrt()
+    lost = s[: strength.r] > 1e-6 * s[0]
+    return (
+        torch.where(lost[:, None], root[:, None] * vt[: strength.r], down),
+        torch.where(lost, u[:, : strength.r] * root, up),
+    )
+
+
 def _randomised_svd(
     weight: Tensor, rank: int, iterations: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,6 +126,6 @@ def _check_rank(layer: LoraLayer, r: int, most: int) -> None:
     if r > most:
         raise ValueError(
             f"rank {r} is more than the {most} directions that a weight of shape "
-            f"{tuple(dense_weight(layer.base).shape)} has; PiSSA and OLoRA start from the weight's own directions. "
+            f"{tuple(dense_weight(layer.base).shape)} has, from which it is to start. "
             "Use a smaller lora.r, or a rank_pattern for this layer."
         )

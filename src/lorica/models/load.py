@@ -4,11 +4,13 @@ A local path never touches the network; code and pickles in a model's directory 
 for: a missing one is an error, an unused one is listed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lorica.gguf.split import open_model
@@ -18,13 +20,14 @@ from lorica.models.gguf_base import build, gguf_tokenizer, most_stored
 from lorica.models.locate import gguf_file, model_folder, stored_dtype, weight_files
 from lorica.models.packing import read_packed
 from lorica.models.precision import Precision, choose_device, choose_precision
+from lorica.models.stored import StoredTensors
 
 
 @dataclass
 class Base:
     """A loaded base. `hashes` has `base`, `tokenizer` and, with a chat template, `template`, and `weights` where they
-    were packed on load (its value is the setting); `notes` are lines the user should see; `name` is the path or hub id
-    it was asked for by."""
+    were packed on load (its value is the setting), and `stored` then reads those tensors as they were; `notes` are
+    lines the user should see; `name` is the path or hub id it was asked for by."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -33,6 +36,7 @@ class Base:
     dtype: torch.dtype
     dtype_reason: str
     notes: list[str] = field(default_factory=list)
+    stored: Mapping[str, Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +99,7 @@ def load(
     words = directory.read_tokenizer(Path(tokenizer) if tokenizer else folder)
     base = _base(model.to(chosen_device), words, name, hash_weight_files(files, progress), precision, notes)
     if weights != "as-is":
-        base.hashes["weights"] = weights
+        base.hashes["weights"], base.stored = weights, StoredTensors(files)
     return base
 
 

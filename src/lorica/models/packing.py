@@ -34,7 +34,7 @@ def read_packed(
     """
     stored = StoredTensors(files)
     model = empty_model(config, dtype)
-    tied = set(getattr(model, "_tied_weights_keys", None) or []) if config.tie_word_embeddings else set()
+    tied = tied_names(model)
     wanted, types = choose_types(model, weights, tied)
     if weights != "as-is" and not all(name in stored for name, _ in model.named_parameters() if name not in tied):
         return _pack_whole(folder, files, config, dtype, wanted, types)
@@ -67,6 +67,11 @@ def _pack_whole(
     left = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1) / matrices
     how = f"read whole before packing: its tensors have other names in {folder}; {left:.0%} of its matrices stay dense"
     return model.to(dtype).eval().requires_grad_(False), [how, *notes, *_notes(model, folder, wanted, types, set())]
+
+
+def tied_names(model: Any) -> set[str]:
+    """Parameters that are another one's weight."""
+    return set(getattr(model, "_tied_weights_keys", None) or []) if model.config.tie_word_embeddings else set()
 
 
 def choose_types(model: Any, weights: str, tied: set[str]) -> tuple[dict[str, str], dict[str, str]]:

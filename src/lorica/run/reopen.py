@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.lora import Adapter, load_adapter
-from lorica.lora.checkpoint import CONFIG, read_json
+from lorica.lora.checkpoint import CONFIG, packing_of, read_json
 from lorica.models import Base, load
 from lorica.training.run_folder import RunFolder
 
@@ -58,7 +58,7 @@ def open_for_answers(
                 f"{folder / CONFIG} does not name its base (base_model_name_or_path); load it in Python with "
                 "lorica.load."
             )
-        base = load(name, device=device)
+        base = load(name, device=device, weights=packing_of(folder))
         _use_template_of(folder, base)
         adapter = None if base_only else load_adapter(base, folder, allow_other_base=allow_other_base).eval()
         return Opened(base, adapter, bool(base.tokenizer.chat_template))
