@@ -150,7 +150,10 @@ def test_every_number_has_a_lower_and_an_upper_bound() -> None:
         ("train.seed", "a whole number of at least 0 and below 4,294,967,296"),
         ("lora.r", "a whole number from 1 to 65,536"),
         ("lora.alpha_pattern", "a mapping from name to a number above 0 and at most 65,536"),
-        ("lora.init_lora_weights", "true or false, or gaussian, pissa, olora or loftq, or text like pissa_niter_16"),
+        (
+            "lora.init_lora_weights",
+            "true or false, or gaussian, pissa, olora, loftq or eva, or text like pissa_niter_16",
+        ),
         ("lora.bias", "none"),
         (
             "data.path",

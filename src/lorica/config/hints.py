@@ -43,6 +43,8 @@ OTHER_TOOLS = {
     "lora_target": TARGETS,
     "lora_target_modules": TARGETS,
     "lora_target_linear": "use lora.target_modules: all-linear",
+    "eva_config": "use lora.init_lora_weights: eva, which keeps the ranks of lora.r and lora.rank_pattern (rho of 1)",
+    "rho": "leave it out: lora.init_lora_weights: eva keeps the ranks that are set",
     "loftq_config": "use lora.init_lora_weights: loftq, which takes one iteration, and model.weights for the format",
     "loraplus_lr_embedding": "only train.loraplus_lr_ratio exists here",
     "base_model": MODEL,

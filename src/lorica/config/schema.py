@@ -73,10 +73,10 @@ class LoraConfig(Section):
     )
     use_rslora: bool = Field(False, description="Rank-stabilised scale alpha / sqrt(r) (arXiv:2312.03732)")
     use_dora: bool = Field(False, description="Weight-decomposed adapter: a trained magnitude a row (arXiv:2402.09353)")
-    init_lora_weights: bool | Literal["gaussian", "pissa", "olora", "loftq"] | PissaIterations = Field(
+    init_lora_weights: bool | Literal["gaussian", "pissa", "olora", "loftq", "eva"] | PissaIterations = Field(
         True,
         description="First values: true is Kaiming-uniform A and zero B, false both random; pissa, olora and"
-        " pissa_niter_N (a fast SVD) start from the weight, loftq from what packing it lost",
+        " pissa_niter_N (fast) start from the weight, loftq from what packing lost, eva from activations",
     )
     layers_to_transform: Index | Indices | None = Field(
         None, description="Only adapt these layers, by index from 0; null is all"

@@ -1,12 +1,13 @@
 """Put an adapter on a model by replacing modules of that model object; nothing else changes anywhere."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorica.config import LoraConfig, lora_config
+from lorica.lora.activations import Tokens, input_directions
 from lorica.lora.adapter import Adapter, replace_module
 from lorica.lora.initialise import initialise
 from lorica.lora.lane import Lane, check_lanes
@@ -23,6 +24,7 @@ def attach(
     *,
     lanes: int | Sequence[Lane] = 1,
     seed: int = 0,
+    sample: Iterable[Tokens] | None = None,
     **fields: Any,
 ) -> Adapter:
     """Freeze `model` and give it a trainable adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685).
@@ -30,7 +32,8 @@ def attach(
     `model` is a torch module or what `lorica.load` returned. The adapter is described by `config`, or by its fields as
     keywords in PEFT's names: `attach(model, r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"])`. With `lanes`
     above one, that many adapters train side by side, and inputs carry one row a lane; they are described one by one
-    where `lanes` is a list of `Lane`, else they differ in their seed. Adapter parameters are fp32.
+    where `lanes` is a list of `Lane`, else they differ in their seed. Adapter parameters are fp32. `sample` is what
+    EVA's start (init_lora_weights="eva") listens to.
 
     Raises ValueError for a field that does not exist, a target that matches nothing or cannot be adapted, half of a
     tied pair, or a model that already carries an adapter.
@@ -48,7 +51,7 @@ def attach(
     adapter.notes = unreached(module, config)
     build(adapter, targets)
     try:
-        source = _source(adapter, getattr(model, "stored", None))
+        source = _source(adapter, getattr(model, "stored", None), sample)
         if config.init_lora_weights == "loftq":
             adapter.provenance["start"] = "loftq"
         for name, layer in adapter.layers.items():
@@ -70,8 +73,10 @@ def _described(config: LoraConfig | None, lanes: int | Sequence[Lane], seed: int
     return [Lane(config, seed + number) for number in range(lanes)]
 
 
-def _source(adapter: Adapter, stored: Mapping[str, Tensor] | None) -> Source | None:
+def _source(adapter: Adapter, stored: Mapping[str, Tensor] | None, sample: Iterable[Tokens] | None) -> Source | None:
     """What the start takes from elsewhere than the layer itself."""
+    if adapter.config.init_lora_weights == "eva":
+        return input_directions(adapter, sample)
     return packing_errors(adapter, stored) if adapter.config.init_lora_weights == "loftq" else None
 
 

@@ -25,8 +25,8 @@ def initialise(
 
     `kind` is PEFT's `init_lora_weights`: True (Kaiming-uniform A, zero B), False (both random, for tests), "gaussian"
     (A of standard deviation 1/r), "pissa" or "pissa_niter_N" (Meng et al. 2024, https://arxiv.org/abs/2404.02948),
-    "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775), or "loftq", which takes what it begins with from
-    `source`, as a layer does not hold it. Raises ValueError for any other.
+    "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775), or "loftq" and "eva", which take what they begin with
+    from `source`, as a layer does not hold it. Raises ValueError for any other.
     """
     if layer.lora_A.is_meta:
         return  # a plan's layer has shapes alone
@@ -64,8 +64,11 @@ def _pair(
         return _pissa(layer, strength, kind, generator)
     if kind == "loftq":
         return _loftq(layer, strength, generator, given)
+    if kind == "eva":
+        down, up = _pair(layer, strength, True, generator, None)
+        return (down if given is None else given[2][:r]), up
     raise ValueError(
-        f'init_lora_weights is "{kind}"; expected true, false, gaussian, pissa, pissa_niter_N, olora or loftq.'
+        f'init_lora_weights is "{kind}"; expected true, false, gaussian, pissa, pissa_niter_N, olora, loftq or eva.'
     )
 
 

@@ -20,6 +20,7 @@ from lorica.run.memory import forget_peak, peak_memory_bytes
 from lorica.run.planned import residual_of
 from lorica.run.prepare import Prepared, metric_names
 from lorica.run.receipt import settings_with_origins
+from lorica.run.sample import start_sample
 from lorica.run.watch import Watcher
 from lorica.training.checkpoint import Progress
 from lorica.training.loop import Loop, LoopSettings
@@ -57,7 +58,9 @@ def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
     fit_packing(prepared, watcher)
     for finding in prepared.rows.findings:
         watcher.notice(str(finding))
-    adapter = attach(prepared.base, config.lora, seed=config.train.seed) if config.method == "lora" else None
+    adapter = None
+    if config.method == "lora":
+        adapter = attach(prepared.base, config.lora, seed=config.train.seed, sample=start_sample(prepared))
     for note in adapter.notes if adapter is not None else []:
         watcher.notice(note)
     recompute = config.system.checkpointing == "full"

@@ -9,6 +9,7 @@ from lorica.evaluation.scores import Scores, score_lanes
 from lorica.lora import Lane, attach
 from lorica.planning.keeping import apply_checkpointing
 from lorica.run.prepare import Prepared
+from lorica.run.sample import start_sample
 from lorica.sweeping.trial import TrialState
 from lorica.training.lanes import LaneLoop, LaneRun
 from lorica.training.lanes.loop import Record
@@ -30,7 +31,7 @@ def train_together(
     Returns whether they got there; `stop`, asked after every step, ends them before, with checkpoints written.
     """
     lanes = [Lane(trial.resolved.config.lora, trial.resolved.config.train.seed) for trial in trials]
-    adapter = attach(prepared.base, lanes=lanes)
+    adapter = attach(prepared.base, lanes=lanes, sample=start_sample(prepared))
     system = prepared.resolved.config.system
     try:
         subject = subject_of(prepared.base.model, adapter, system.checkpointing == "full", system.engine)
