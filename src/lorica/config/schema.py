@@ -75,8 +75,8 @@ class LoraConfig(Section):
     use_dora: bool = Field(False, description="Weight-decomposed adapter: a trained magnitude a row (arXiv:2402.09353)")
     init_lora_weights: bool | Literal["gaussian", "pissa", "olora", "loftq", "eva"] | PissaIterations = Field(
         True,
-        description="First values: true is Kaiming-uniform A and zero B, false both random; pissa, olora and"
-        " pissa_niter_N (fast) start from the weight, loftq from what packing lost, eva from activations",
+        description="First values: true is Kaiming-uniform A and zero B, false both random; pissa (pissa_niter_N:"
+        " fast) and olora are from the weight, loftq from packing's error, eva from activations",
     )
     layers_to_transform: Index | Indices | None = Field(
         None, description="Only adapt these layers, by index from 0; null is all"
