@@ -52,15 +52,11 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown page whose section between the quality marks is replaced")
     arguments = parser.parse_args()
     bench = Bench(arguments.data, arguments.work, arguments.threads, arguments.rows)
-    where = surroundings()
+    content = surroundings() | {"base": _hash(BASE / "model.safetensors"), "command": ["run.py", *sys.argv[1:]]}
     for task in (TASKS[name] for name in arguments.tasks):
         found = {}
         for name in arguments.methods:
             found[name] = bench.best(task, name)
-            content = where | {
-                "base": _hash(BASE / "model.safetensors"),
-                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-            }
             _keep(arguments.out, content, task, bench.facts(task) | {"methods": summarise(found)})
     text = tables(json.loads(arguments.out.read_text(encoding="utf-8")))
     print(text)

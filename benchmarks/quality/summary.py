@@ -56,8 +56,8 @@ def tables(result: dict[str, Any]) -> str:
 def task_table(name: str, task: dict[str, Any]) -> str:
     base = next(iter(task["methods"].values()))["base_loss"]
     head = (
-        f"**{TITLES[name]}**: {task['rows']:,} training rows once, in steps of {task['batch_size']}; {task['held_out']} "
-        f"held-out prompts; the base's loss is {base:.3f}."
+        f"**{TITLES[name]}**: {task['rows']:,} training rows once, in steps of {task['batch_size']}; "
+        f"{task['held_out']} held-out prompts; the base's loss is {base:.3f}."
     )
     metric = {"bleu": "BLEU", "exact_match": "exact match"}.get(task["metric"] or "")
     columns = ["method", "learning rate", "held-out loss (seeds)", "of full fine-tuning's fall in loss (95 %)"]

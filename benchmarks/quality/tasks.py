@@ -1,4 +1,4 @@
-"""Rows of the three tasks, written from their public releases: a training file and a held-out file of distinct prompts."""
+"""Rows of the three tasks from their public releases: a training file, and a held-out file of distinct prompts."""
 
 import csv
 import json
