@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 
 from lorica.config import LEAVES
+from lorica.config.combinations import FEATURES, REFUSED
 from lorica.config.describe import allowed
 from lorica.data.gates import GATES
 
@@ -26,7 +27,7 @@ Everything above `system` says what is computed. `system` says how, and never ch
 
 
 def configuration() -> str:
-    """The page of all settings, a table a section."""
+    """The page of all settings, a table a section, and the table of what does not go together."""
     lines = [HEAD]
     section = None
     for key, field in LEAVES.items():
@@ -36,6 +37,10 @@ def configuration() -> str:
             lines += [f"\n## {here or 'run'}\n", "| key | default | allowed | meaning |", "|---|---|---|---|"]
         default = "required" if field.is_required() else f"`{shown(field.get_default(call_default_factory=True))}`"
         lines.append(f"| `{name}` | {default} | {cell(allowed(key))} | {cell(field.description or '')} |")
+    lines += ["\n## What cannot be combined\n", "| one | other | why, and what to do |", "|---|---|---|"]
+    for refusal in REFUSED:
+        first, second = (cell(FEATURES[name].label) for name in (refusal.first, refusal.second))
+        lines.append(f"| {first} | {second} | {cell(refusal.why)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -8,7 +8,7 @@ from lorica.config.schema import LEAVES
 
 HEAD = "model: m\ndata: d\n"
 BROKEN = [
-    ("full-trains-dense-weights", "model: {path: m, weights: nf4}\nmethod: full\n", "packed weights cannot be trained"),
+    ("full-with-packed", "model: {path: m, weights: nf4}\nmethod: full\n", "packed weights cannot be trained"),
     ("full-trains-no-adapter", "method: full\nlora:\n  r: 8\n", "run.yaml:5:6 lora.r: has no effect with method: full"),
     (
         "full-trains-no-adapter",
@@ -43,10 +43,14 @@ BROKEN = [
         "data.columns: has no effect: every source has columns",
     ),
     ("early-stopping-needs-evaluations", "train: {early_stopping: 2}\n", "train.early_stopping: early stopping counts"),
-    ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: pissa}\n", "lora.use_dora: use_dora cannot"),
-    ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: pissa_niter_4}\n", "use_dora cannot"),
-    ("dora-needs-plain-start", "lora: {use_dora: true, init_lora_weights: olora}\n", "use_dora cannot"),
-    ("loftq-needs-packing", "lora: {init_lora_weights: loftq}\n", "lora.init_lora_weights: loftq starts from what"),
+    ("dora-with-pissa", "lora: {use_dora: true, init_lora_weights: pissa}\n", "lora.use_dora: lora.use_dora and"),
+    ("dora-with-pissa", "lora: {use_dora: true, init_lora_weights: pissa_niter_4}\n", "cannot be combined"),
+    (
+        "dora-with-olora",
+        "lora: {use_dora: true, init_lora_weights: olora}\n",
+        "init_lora_weights: olora cannot be combined",
+    ),
+    ("loftq-with-dense", "lora: {init_lora_weights: loftq}\n", "loftq starts from what packing a 16-bit base loses"),
     (
         "expression-chooses-layers",
         "lora: {layers_to_transform: 0, target_modules: '.*q'}\n",

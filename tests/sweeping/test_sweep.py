@@ -129,7 +129,7 @@ def test_batch_sizes_are_compared_at_the_same_share(base: dict[str, Any], tmp_pa
         (["train.lrr=1e-4,1e-3"], "train.lrr"),
         (["train.lr=1e-4,7"], "train.lr"),
         (["data.max_length=8,16"], "varies lora"),
-        (["train.lr=1e-4,1e-3", "method=full"], "one model at a time"),
+        (["train.lr=1e-4,1e-3", "method=full"], "method: full and a sweep cannot be combined"),
         (["train.lr=1e-4,1e-3", "evaluate.enabled=false"], "held-out rows"),
     ],
 )

@@ -1,5 +1,6 @@
 """The run configuration: read, checked strictly, and every value explained. Imports no torch."""
 
+from lorica.config.combinations import check_combination
 from lorica.config.data_section import SourceConfig
 from lorica.config.describe import json_schema
 from lorica.config.errors import ConfigError, Problem
@@ -32,6 +33,7 @@ __all__ = [
     "SourceConfig",
     "SystemConfig",
     "TrainConfig",
+    "check_combination",
     "default_learning_rate",
     "derive",
     "json_schema",

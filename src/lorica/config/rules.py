@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from lorica.config.combinations import REFUSED, Refusal, asked_for
 from lorica.config.data_section import SourceConfig
 from lorica.config.schema import LEAVES, RunConfig, value_of
 
@@ -41,10 +42,6 @@ def _compiles(pattern: str) -> bool:
     return True
 
 
-def _takes_from_weight(config: RunConfig) -> bool:
-    return str(config.lora.init_lora_weights).startswith(("pissa", "olora"))
-
-
 def _targets_and_saves(config: RunConfig) -> bool:
     targets = config.lora.target_modules
     return isinstance(targets, list) and bool(set(targets) & set(config.lora.modules_to_save or []))
@@ -66,6 +63,15 @@ def _all_sources_have(config: RunConfig, key: str) -> bool:
     )
 
 
+def _rule_of(refusal: Refusal) -> Rule:
+    """A combination that settings alone ask for."""
+
+    def applies(config: RunConfig) -> bool:
+        return {refusal.first, refusal.second} <= asked_for({key: value_of(config, key) for key in refusal.settings})
+
+    return Rule(f"{refusal.first}-with-{refusal.second}", refusal.settings, applies, str(refusal))
+
+
 RULES = (
     Rule(
         "full-trains-no-adapter",
@@ -73,12 +79,6 @@ RULES = (
         applies=lambda config: config.method == "full",
         unused=(*_keys("lora"), "train.loraplus_lr_ratio"),
         message="has no effect with method: full, which trains no adapter; remove it, or set method: lora",
-    ),
-    Rule(
-        "full-trains-dense-weights",
-        reads=("method", "model.weights"),
-        applies=lambda config: config.method == "full" and config.model.weights != "as-is",
-        message="packed weights cannot be trained whole; set model.weights: as-is, or method: lora",
     ),
     Rule(
         "steps-or-epochs",
@@ -153,19 +153,6 @@ RULES = (
         message="early stopping counts evaluations while training; set evaluate.every to a number of steps",
     ),
     Rule(
-        "dora-needs-plain-start",
-        reads=("lora.use_dora", "lora.init_lora_weights"),
-        applies=lambda config: config.lora.use_dora and _takes_from_weight(config),
-        message="use_dora cannot be combined with init_lora_weights pissa or olora now; set one of them to its default",
-    ),
-    Rule(
-        "loftq-needs-packing",
-        reads=("lora.init_lora_weights", "model.weights"),
-        applies=lambda config: config.lora.init_lora_weights == "loftq" and config.model.weights == "as-is",
-        message="loftq starts from what packing a 16-bit base loses, and model.weights is as-is (for a GGUF file too, "
-        "whose weights from before are gone); set model.weights to nf4, q4_k_m ..., or leave loftq out",
-    ),
-    Rule(
         "expression-chooses-layers",
         reads=("lora.layers_to_transform", "lora.target_modules"),
         applies=lambda config: config.lora.layers_to_transform is not None and _expression_targets(config),
@@ -196,6 +183,7 @@ RULES = (
         applies=lambda config: config.train.steps is not None and config.train.warmup > config.train.steps,
         message="the warm-up is longer than train.steps; make it shorter, or train for more steps",
     ),
+    *(_rule_of(refusal) for refusal in REFUSED if refusal.is_of_settings),
 )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorica.config import LoraConfig, lora_config
+from lorica.config import LoraConfig, check_combination, lora_config
 from lorica.lora.activations import Tokens, input_directions
 from lorica.lora.adapter import Adapter, replace_module
 from lorica.lora.initialise import initialise
@@ -42,9 +42,10 @@ def attach(
     described = _described(config, lanes, seed, fields)
     check_lanes(described)
     config = described[0].config
+    settings = {f"lora.{key}": value for key, value in config.model_dump().items()}
+    check_combination(settings, *(["lanes"] if len(described) > 1 else []))
     check_bare(module)
     targets = find_targets(module, config)
-    _check_one_lane_only(len(described), targets)
     provenance = dict(getattr(model, "hashes", {}))
     configs = [lane.config for lane in described]
     adapter = Adapter(module, config, configs, provenance=provenance, base_name=name_of(model))
@@ -89,11 +90,6 @@ def check_bare(model: nn.Module) -> None:
 def name_of(model: Any) -> str | None:
     """The path or hub id of a base or of a transformers model, if it has one."""
     return getattr(model, "name", None) or getattr(model, "name_or_path", None) or None
-
-
-def _check_one_lane_only(lanes: int, targets: Targets) -> None:
-    if lanes > 1 and (targets.copies or targets.rows):
-        raise ValueError("modules_to_save and trainable_token_indices train one lane only; use lanes=1 with them.")
 
 
 def build(adapter: Adapter, targets: Targets) -> None:

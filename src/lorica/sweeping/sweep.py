@@ -81,10 +81,13 @@ def sweep(
     chosen = trials(several)
     given = values | ({} if out is None else {"out": str(out)})
     resolved = configuration.load(config, fixed, given or None, values_origin)
-    _check_varied([key for key, _ in several], resolved)
+    _check_varied([key for key, _ in several])
+    for trial in _overridden(resolved, chosen):
+        settings = {key: configuration.value_of(trial.config, key) for key in configuration.LEAVES}
+        configuration.check_combination(settings, "sweep", *(["lanes"] if lanes > 1 else []))
     prepared = prepare(resolved, watcher)
     folder = Path(str(prepared.resolved.config.out))
-    found = _Sweep(folder, prepared, _resolved(prepared, chosen), share, lanes, watcher)
+    found = _Sweep(folder, prepared, _states(prepared, chosen), share, lanes, watcher)
     found.begin(several)
     return found.run()
 
@@ -107,7 +110,7 @@ class _Sweep:
         grid = read_json(folder / GRID)
         prepared = prepare(configuration.load(folder / "config.yaml"), watcher)
         chosen = trials([(key, values) for key, values in grid["varied"]])
-        found = cls(folder, prepared, _resolved(prepared, chosen), grid["share"], lanes, watcher)
+        found = cls(folder, prepared, _states(prepared, chosen), grid["share"], lanes, watcher)
         for trial in found.trials.values():
             trial.load()
         return found
@@ -203,32 +206,35 @@ class _Sweep:
             )
 
 
-def _check_varied(keys: Sequence[str], resolved: Resolved) -> None:
+def _check_varied(keys: Sequence[str]) -> None:
     outside = [key for key in keys if key in configuration.LEAVES and not key.startswith(VARIED)]
     if outside:
         raise ValueError(
             f"a sweep varies lora.* and train.*, not {outside[0]}: over another base or other rows losses cannot be "
             "compared. Make a sweep for each, or use `lorica compare`."
         )
-    if resolved.config.method != "lora":
-        raise ValueError("a sweep trains adapters side by side; method: full trains one model at a time.")
 
 
-def _resolved(prepared: Prepared, chosen: Sequence[Trial]) -> list[TrialState]:
+def _overridden(resolved: Resolved, chosen: Sequence[Trial]) -> list[Resolved]:
     """Each trial's whole configuration. Raises ConfigError with the problems of all of them, each once."""
-    folder = Path(str(prepared.resolved.config.out))
-    states: list[TrialState] = []
+    found: list[Resolved] = []
     problems = []
     for trial in chosen:
         try:
-            resolved = override(prepared.resolved, trial.settings)
+            found.append(override(resolved, trial.settings))
         except ConfigError as error:
             problems += [problem for problem in error.problems if problem not in problems]
-            continue
-        states.append(TrialState(trial, derive_values(resolved, prepared.base), folder / "trials" / trial.name))
     if problems:
         raise ConfigError(problems)
-    return states
+    return found
+
+
+def _states(prepared: Prepared, chosen: Sequence[Trial]) -> list[TrialState]:
+    folder = Path(str(prepared.resolved.config.out)) / "trials"
+    return [
+        TrialState(trial, derive_values(resolved, prepared.base), folder / trial.name)
+        for trial, resolved in zip(chosen, _overridden(prepared.resolved, chosen), strict=True)
+    ]
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:
