@@ -92,7 +92,10 @@ class Bench:
         if method == methods.PEFT:
             self.run_peft(task, train, held_out, folder, lr, seed)
         elif not (folder / "report.json").exists():
-            lorica.train(overrides=self.settings(task, method, lr, seed, measure, folder, train, held_out))
+            if (folder / "config.yaml").exists():
+                lorica.train(resume=folder)
+            else:
+                lorica.train(overrides=self.settings(task, method, lr, seed, measure, folder, train, held_out))
             print(f"{folder.name}: done", file=sys.stderr, flush=True)
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         before, after = (
