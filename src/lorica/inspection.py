@@ -1,8 +1,9 @@
 """What lies at a path: a model, an adapter or a run, read from headers and small files without loading a model."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lorica.adapters.on_base import beside_base
 from lorica.config import LoraConfig
 from lorica.files import read_json
 from lorica.gguf.inspection import inspect_gguf
@@ -34,12 +36,39 @@ BITS = {
 }
 
 
-def inspect(path: str | Path) -> dict[str, Any]:
+def inspect(
+    path: str | Path,
+    *,
+    intruders: bool = False,
+    base: str | Path | None = None,
+    allow_other_base: bool = False,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
     """Describe what is at `path`: `kind` (run, adapter, model, gguf), then what it is made of.
+
+    With `intruders` or `base` an adapter is laid beside its base, at `base` or where it was in training: every module
+    gets a `relative_norm`, `cosines` and `intruders` (see `lorica.adapters.on_base`), and `progress` its name.
 
     Raises ValueError if it is none of them, or a file of it is damaged.
     """
-    folder = Path(path)
+    found = _look(Path(path))
+    adapter = found.get("adapter") if found["kind"] == "run" else found
+    if not intruders and base is None:
+        return found
+    if adapter is None or adapter["kind"] != "adapter":
+        raise ValueError(f"{path} is no adapter in PEFT's format and no run of one, so no base belongs beside it.")
+    place = None if base is None else Path(base)
+    beside = beside_base(Path(path), place, allow_other_base=allow_other_base, progress=progress)
+    for module in adapter["modules"]:
+        module |= beside["modules"][module["module"]]
+    for layer, members in _by_layer(adapter["modules"]).items():
+        adapter["layers"][layer]["intruders"] = sum(module["intruders"] for module in members)
+    adapter["intruders"] = sum(module["intruders"] for module in adapter["modules"])
+    adapter |= {"beside": beside["base"], "threshold": beside["threshold"]}
+    return found
+
+
+def _look(folder: Path) -> dict[str, Any]:
     if folder.is_file():
         return _gguf(folder)
     if RunFolder(folder).holds_a_run():
@@ -50,7 +79,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         return _model(folder)
     what = "does not exist" if not folder.exists() else "holds none of their files"
     raise ValueError(
-        f"{path} {what}; inspect takes a GGUF file, or the folder of a run, of an adapter in PEFT's format, or of a "
+        f"{folder} {what}; inspect takes a GGUF file, or the folder of a run, of an adapter in PEFT's format, or of a "
         "transformers model."
     )
 
@@ -107,6 +136,7 @@ def _adapter(folder: Path) -> dict[str, Any]:
     values = read_json(folder / CONFIG)
     config = lora_config(values, folder / CONFIG)
     provenance, tensors = read_weights(folder)
+    modules = [_pair(name, down, up, config) for name, down, up in _pairs(tensors, folder)]
     return {
         "kind": "adapter",
         "base": values.get("base_model_name_or_path"),
@@ -117,8 +147,23 @@ def _adapter(folder: Path) -> dict[str, Any]:
         "dora": config.use_dora,
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "bytes": (folder / WEIGHTS).stat().st_size,
-        "modules": [_pair(name, down, up, config) for name, down, up in _pairs(tensors, folder)],
+        "layers": {
+            layer: {"norm": math.hypot(*(module["norm"] for module in members))}
+            for layer, members in _by_layer(modules).items()
+        },
+        "modules": modules,
     }
+
+
+def _by_layer(modules: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Modules by the number of their layer, in order; those outside of any under "rest"."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for module in modules:
+        number = re.search(r"\.(\d+)\.", module["module"])
+        found.setdefault(number[1] if number else "rest", []).append(module)
+    return dict(
+        sorted(found.items(), key=lambda item: (not item[0].isdigit(), int(item[0]) if item[0].isdigit() else 0))
+    )
 
 
 def _pairs(tensors: dict[str, Tensor], folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:

@@ -79,6 +79,9 @@ def test_inspect_a_run_an_adapter_and_a_model(cli: Cli, text_run: Path, tiny_bas
     assert adapter["provenance"]["base"] == run["base"]["base"]
     assert (model["layers"], model["hidden_size"], model["chat_template"]) == (2, 24, True)
     assert "14 modules" in cli("inspect", text_run / "adapter").out
+    beside = cli("inspect", text_run, "--intruders", "--json").json["adapter"]
+    assert beside["beside"] == str(tiny_base) and all(len(m["cosines"]) == 10 for m in beside["modules"])
+    assert "relative norm" in cli("inspect", text_run / "adapter", "--base", tiny_base).out
 
 
 def test_doctor(cli: Cli) -> None:
