@@ -1,11 +1,14 @@
-"""The cheapest way to compute a step within a budget."""
+"""The cheapest way to compute a step within a budget, against all ways."""
 
+import itertools
+from random import Random
 from typing import Any
 
 import pytest
 import torch
 from counted import config_of, counted, run_config
 
+from lorica.lean import Policy
 from lorica.planning.keeping import checkpointing_of, policies_of
 from lorica.planning.machine import Machine
 from lorica.planning.model import PlannedModel
@@ -24,22 +27,46 @@ def planned(budget: int | None, machine: Machine = CPU, length: int = 40, **syst
 
 
 def test_recomputes_as_little_as_fits() -> None:
-    """With one byte less than a plan takes, the next plan keeps less; a real step under it is within the budget."""
+    """With one byte less than a plan takes, the next plan is slower; a real step under it is within the budget."""
     model = PlannedModel("model", config_of("llama", LAYERS), torch.float32)
     work = even(40, 100, 16, 1.0, None)
     solver = solver_for(model, run_config(tokens_per_microbatch=40), work, CPU, torch.float32)
-    ample = solver.best(10**12)
-    assert ample is not None and solver.rung_of(ample) == 0
-    choice, rungs = ample, [0]
+    choice = solver.best(10**12)
+    assert choice is not None and set(choice.policies) == {Policy()}
     for _ in range(4):
-        choice = solver.best(choice.tensor_bytes - 1)
-        assert choice is not None
-        rungs.append(solver.rung_of(choice))
+        tighter = solver.best(choice.tensor_bytes - 1)
+        assert tighter is not None and tighter.seconds >= choice.seconds
+        choice = tighter
         real = counted(
             config_of("llama", LAYERS), run_config(), work.microbatch(40), 40, choice.policies, torch.float32
         )
         assert real == pytest.approx(choice.tensor_bytes, rel=0.01)
-    assert rungs == sorted(set(rungs)), rungs
+
+
+@pytest.mark.parametrize(
+    ("name", "machine"), [("llama", CPU), ("llama", GPU), pytest.param("gemma2", CPU, marks=pytest.mark.slow)]
+)
+def test_no_faster_way_fits(name: str, machine: Machine) -> None:
+    """Against every way to give each layer a policy, the tightest first, at any number of tokens, one after another."""
+    layers = 4
+    model = PlannedModel("model", config_of(name, layers, max_position_embeddings=4096), torch.float32)
+    work = even(40, 100, 16, 1.0, None)
+    solver = solver_for(model, run_config(), work, machine, torch.float32)
+    solver.capacities = [c for c in solver.capacities if c <= 256]
+    ways = [
+        solver.choice(capacity, [solver.ladder[place] for place in sorted(places, reverse=True)])
+        for capacity in solver.capacities
+        for places in itertools.combinations_with_replacement(range(len(solver.ladder)), layers)
+        if len(set(places)) <= 3
+    ]
+    least, most = min(w.tensor_bytes for w in ways), max(w.tensor_bytes for w in ways)
+    assert solver.best(least - 1) is None and solver.smallest().tensor_bytes == least
+    random = Random(0)
+    for budget in [least, most, *(random.randint(least, most) for _ in range(20))]:
+        found = solver.best(budget)
+        fastest = max(w.tokens_per_second for w in ways if w.tensor_bytes <= budget)
+        assert found is not None and found.tensor_bytes <= budget
+        assert found.tokens_per_second == pytest.approx(fastest, rel=1e-9), budget
 
 
 def test_what_cannot_fit_says_the_least_that_would() -> None:

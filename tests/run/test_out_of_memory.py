@@ -74,7 +74,7 @@ def test_a_budget_that_nothing_fits_in_is_refused(settings: Settings) -> None:
 
 
 def test_a_budget_is_met_by_smaller_microbatches(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lorica.planning.here.overhead_bytes", lambda device: 10**8)  # the tests' own varies
+    monkeypatch.setattr("lorica.planning.profile.overhead_bytes", lambda device: 10**8)  # the tests' own varies
     ample = lorica.train(**settings("ample", train={"steps": 1})).report["plan"]
     assert ample["fits"] and ample["settings"]["tokens_per_microbatch"] == 256
     budget = ample["peak_bytes"] - ample["tensor_bytes"] // 4

@@ -47,23 +47,25 @@ def plan_command(
     if history:
         _history(as_json)
         return
-    from lorica.cli.terminal import print_json, quiet_libraries
+    from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
     from lorica.run.plan import Question, ask, plan
 
     quiet_libraries()
+    watcher = TerminalWatcher()
     path, overrides = split_arguments(arguments or [])
     values = given(model, data)
     asked: dict[str, Any] = {"memory": memory, "gpu": gpu, "length": length, "rows": rows}
     if compare:
-        _compare(ask(path, overrides, Question(**asked), None, "command line", values), price, as_json)
+        _compare(ask(path, overrides, Question(**asked), watcher, "command line", values), price, as_json)
         return
-    made = plan(path, overrides, values_origin="command line", **asked, **values)
+    made = plan(path, overrides, watcher=watcher, values_origin="command line", **asked, **values)
     cost = _cost(made, price)
     if as_json:
         print_json(made.to_dict() | {"cost": cost})
-        return
-    for line in lines(made, cost):
-        typer.echo(line)
+    else:
+        typer.echo("\n".join(lines(made, cost)))
+    if not made.fits:
+        raise typer.Exit(1)
 
 
 def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
@@ -73,7 +75,7 @@ def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
     from lorica.cli.terminal import print_json
     from lorica.planning.compare import compare
     from lorica.planning.gpus import GPUS
-    from lorica.planning.units import shown_bytes, shown_seconds
+    from lorica.planning.units import shown_bytes, shown_seconds, shown_speed
 
     rows = compare(*asked)
     if as_json:
@@ -91,7 +93,7 @@ def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
             row.way,
             shown_bytes(plan.peak_bytes) if plan.fits else "does not fit",
             shown_bytes(row.least_bytes),
-            f"{plan.tokens_per_second:,.0f}" if plan.fits else "",
+            shown_speed(plan.tokens_per_second).removesuffix(" tokens/s") if plan.fits else "",
             shown_seconds(plan.seconds) if plan.fits and plan.seconds is not None else "",
             f"{cost:,.2f}" if plan.fits and cost is not None else "",
             f"{row.longest:,}" if row.longest is not None else "none",
@@ -134,25 +136,39 @@ def _history(as_json: bool) -> None:
 
 def lines(plan: "Plan", cost: float | None) -> list[str]:
     """The plan for people."""
-    from lorica.planning.units import shown_bytes, shown_seconds
+    from lorica.planning.units import shown_bytes, shown_seconds, shown_speed
 
-    machine, budget = plan.machine, shown_bytes(plan.budget)
-    verdict = f"fits in {budget}" if plan.fits else f"does not fit in {budget}"
+    machine, work, peak = plan.machine, plan.workload, shown_bytes(plan.peak_bytes)
+    where = f"{shown_bytes(plan.budget)} on {machine.name}"
     told = [
-        f"{verdict}: {shown_bytes(plan.peak_bytes)} at its peak on {machine.name}",
+        f"fits in {where}: {peak} at its peak" if plan.fits else f"does not fit in {where}: {peak} at the least",
         f"{plan.trained:,} of {plan.parameters:,} parameters trained; {plan.engine}",
+        f"rows of {work.longest:,} tokens{' at most' if len(set(work.lengths)) > 1 else ''}, {work.batch_size} a step",
         "",
         *(f"  {term:<24} {shown_bytes(size):>9}" for term, size in plan.terms.items() if size),
-        "",
     ]
     if plan.host_bytes:
-        told.insert(-1, f"  {'(in host memory)':<24} {shown_bytes(plan.host_bytes):>9}")
-    told += [f"  {key:<24} {value}" for key, value in plan.settings.items()]
-    told += ["", f"{plan.tokens_per_second:,.0f} tokens/s ({machine.source})"]
+        told.append(f"  {'(in host memory)':<24} {shown_bytes(plan.host_bytes):>9}")
+    told += ["", "computed with " + " ".join(as_arguments(plan.settings))]
+    if not plan.fits:
+        return [*told, *plan.advice]
+    told.append(f"about {shown_speed(plan.tokens_per_second)} ({machine.source})")
     if plan.seconds is not None:
         told.append(f"{plan.steps:,} steps: {shown_seconds(plan.seconds)}")
     if plan.watt_hours is not None:
         told.append(f"at most {plan.watt_hours / 1000:,.2f} kWh at {machine.watts:.0f} W")
     if cost is not None:
         told.append(f"cost {cost:,.2f}")
-    return told + plan.advice
+    return told
+
+
+def as_arguments(settings: dict[str, Any]) -> list[str]:
+    """As they are written behind `lorica train`."""
+    found = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            inner = ", ".join(f"{key}: {count}" for key, count in value.items())
+            found.append(f"'system.{name}={{{inner}}}'")
+        else:
+            found.append(f"system.{name}={value}")
+    return found

@@ -17,15 +17,18 @@ def advice_for(
 ) -> list[str]:
     """Lines for a plan that does not fit: the least budget, and the nearest changes that fit in the one there is."""
     found = [f"The smallest budget that would do is {shown_bytes(plan.peak_bytes)}."]
+    nearest = (plan.peak_bytes, "This run")
     for told, changed, length in changes(config, model, workload):
         work = workload if length is None else even(length, workload.rows, *_schedule(workload))
         solver = solver_for(model, changed, work, machine, dtype)
-        least = solver.smallest().tensor_bytes
+        least = solver.last().tensor_bytes
+        taken = machine.overhead + least + spare_bytes(least, machine, solver.frozen)
         if least <= tensor_room(plan.budget, machine, solver.frozen):
-            taken = machine.overhead + least + spare_bytes(least, machine, solver.frozen)
             found.append(f"{told} fits: {shown_bytes(taken)} at the least.")
+        else:
+            nearest = min(nearest, (taken, told))
     if len(found) == 1:
-        found.append("No lower precision, method or length of rows fits either; take a smaller model or more memory.")
+        found.append(f"{nearest[1]} would still take {shown_bytes(nearest[0])}; take a smaller model or more memory.")
     return found
 
 
@@ -44,12 +47,21 @@ def changes(config: RunConfig, model: PlannedModel, workload: Workload) -> list[
             packed = lora.model_copy(update={"model": lora.model.model_copy(update={"weights": weights})})
             method = ", method: lora" if config.method == "full" else ""
             tried.append((f"model.weights: {weights}{method}, which rounds the base,", packed, None))
+    small = config.method == "lora" and config.lora.r > 8
+    if small:
+        tried.append(("lora.r: 8", with_rank(lora, 8), None))
+    if small and packed is not lora:
+        tried.append(("Both model.weights: nf4 and lora.r: 8", with_rank(packed, 8), None))
     for length in (workload.longest // 2, workload.longest // 8):
         if length >= 64:
             tried.append((f"Rows of at most {length:,} tokens", config, length))
             if packed is not config:
                 tried.append((f"Both model.weights: nf4 and rows of at most {length:,} tokens", packed, length))
     return tried
+
+
+def with_rank(config: RunConfig, r: int) -> RunConfig:
+    return config.model_copy(update={"lora": config.lora.model_copy(update={"r": r})})
 
 
 def _schedule(workload: Workload) -> tuple[int, float, int | None]:

@@ -67,7 +67,7 @@ def configured_as(config: RunConfig, way: str) -> RunConfig:
 
 def least_plan(plan: Plan) -> int:
     """Bytes of the smallest plan, with what libraries take."""
-    smallest = plan.solver.smallest()
+    smallest = plan.solver.last()
     return plan.peak_bytes - plan.with_spare(plan.tensor_bytes) + plan.with_spare(smallest.tensor_bytes)
 
 
@@ -79,7 +79,7 @@ def longest_row(
     for length in (SHORT, 2 * SHORT):
         short = even(length, workload.rows, workload.batch_size, workload.epochs, workload.steps)
         solver = solver_for(model, config, short, machine, dtype)
-        sizes.append(solver.smallest().tensor_bytes)
+        sizes.append(solver.last().tensor_bytes)
         frozen = solver.frozen
     slope = max(1e-9, (sizes[1] - sizes[0]) / SHORT)
     found = int(SHORT + (tensor_room(budget, machine, frozen) - sizes[0]) / slope)

@@ -1,21 +1,26 @@
 """The cheapest way in time to run a step within a budget of memory.
 
-Levers in the order of what they cost: fewer tokens at a time, as long as products stay wide; then layers keep less and
-compute more again, as many as it takes and no more; then their inputs go to the host; last the MLP comes in pieces.
-None of them changes the result.
+Levers: fewer tokens at a time, layers that keep less and compute more again, their inputs on the host, the MLP in
+pieces. None of them changes the result. Every way to divide the layers among three of the policies is weighed: layers are
+nearly alike, so two policies are as good as any number up to one layer (a linear programme with two constraints).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import combinations
+
+import torch
+from torch import Tensor
 
 from lorica.lean import Policy
 from lorica.planning.keeping import named_policies
-from lorica.planning.ledger import PACKED, WEIGHTS
+from lorica.planning.ledger import PACKED, WEIGHTS, Bytes
 from lorica.planning.machine import Machine
 from lorica.planning.rehearsal import Rehearsal
-from lorica.planning.whole import Rehearsed, WholeStep, whole_step
+from lorica.planning.whole import Rehearsed, WholeStep, device_bytes, whole_step
 from lorica.planning.workload import Workload
 
 BUSY = {"cpu": 256, "cuda": 8192}  # tokens beyond which a device is no faster (benchmarks/microbatch_tokens.py)
@@ -51,30 +56,31 @@ class Solver:
 
     def best(self, budget: int) -> Choice | None:
         """The fastest that keeps tensors within `budget` bytes, None if nothing does."""
-        fitting = [choice for choice in self.within(budget) if choice is not None]
-        return max(fitting, key=lambda choice: choice.tokens_per_second, default=None)
+        best: Choice | None = None
+        for capacity in self.capacities:
+            found = self.fastest(capacity, budget)
+            slower = found is not None and best is not None and found.tokens_per_second <= best.tokens_per_second
+            if slower and found is not None and set(found.policies) <= {self.ladder[0]}:
+                break  # with everything kept, fewer tokens would only be slower still
+            best = best if slower or found is None else found
+        return best
 
     def free(self) -> None:
         """Choose tokens and policies anew, whatever was given."""
         self.fixed = None
         self.capacities = capacities_for(self.workload, self.machine.device, None)
 
-    def within(self, budget: int) -> Iterator[Choice | None]:
-        for capacity in self.capacities:
-            choice = self._least_rungs(capacity, budget)
-            yield choice
-            if choice is not None and self.rung_of(choice) == 0:
-                return  # fewer tokens would only be slower
-
     def smallest(self) -> Choice:
         """The least memory that any setting takes."""
-        return min(
-            (self.choice(c, self.last_rung) for c in self.capacities[-1:]), key=lambda choice: choice.tensor_bytes
-        )
+        if self.fixed is not None or not self.layers:
+            return self.last()
+        mixes = mixes_of(len(self.ladder), self.layers, self.rehearsal.is_lean)
+        taken, seconds = self.weigh(self.capacities[-1], mixes)
+        return self.pick(self.capacities[-1], mixes[taken == taken.min()], seconds[taken == taken.min()])
 
-    @property
-    def last_rung(self) -> int:
-        return 0 if self.fixed is not None else (len(self.ladder) - 1) * max(1, self.layers)
+    def last(self) -> Choice:
+        """Close to the smallest, for one rehearsal: the fewest tokens, all layers at the end of the ladder."""
+        return self.choice(self.capacities[-1], self.fixed or [self.ladder[-1]] * self.layers)
 
     @property
     def layers(self) -> int:
@@ -86,38 +92,61 @@ class Solver:
         held = self.rehearsal.held
         return held[WEIGHTS] + held[PACKED]
 
-    def rung_of(self, choice: Choice) -> int:
-        return 0 if self.fixed is not None else sum(self.ladder.index(policy) for policy in choice.policies)
+    def fastest(self, capacity: int, budget: int) -> Choice | None:
+        """With so many tokens at a time."""
+        if self.fixed is not None or not self.layers:
+            found = self.choice(capacity, self.fixed or [])
+            return found if found.tensor_bytes <= budget else None
+        loosest = self.choice(capacity, [self.ladder[0]] * self.layers)
+        if loosest.tensor_bytes <= budget:
+            return loosest  # before the other policies are rehearsed
+        mixes = mixes_of(len(self.ladder), self.layers, self.rehearsal.is_lean)
+        taken, seconds = self.weigh(capacity, mixes)
+        fits = taken <= budget
+        return self.pick(capacity, mixes[fits], seconds[fits]) if fits.any() else None
 
-    def _least_rungs(self, capacity: int, budget: int) -> Choice | None:
-        """The least recomputation that fits: bisection, as every rung takes less memory than the one before."""
-        low, high = 0, self.last_rung
-        found = self.choice(capacity, low)
-        if found.tensor_bytes <= budget:
-            return found
-        found = self.choice(capacity, high)
-        if found.tensor_bytes > budget:
-            return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            tried = self.choice(capacity, middle)
-            if tried.tensor_bytes <= budget:
-                high, found = middle, tried
-            else:
-                low = middle
-        return found
+    def pick(self, capacity: int, mixes: Tensor, seconds: Tensor) -> Choice:
+        """The fastest of the mixes, and of equally fast ones the one that keeps the most."""
+        mixes = mixes[seconds == seconds.min()]
+        counts = mixes[(mixes * torch.arange(len(self.ladder))).sum(1).argmin()].tolist()
+        policies = [policy for policy, count in zip(self.ladder, counts, strict=True) for _ in range(count)]
+        return self.choice(capacity, policies[::-1])
 
-    def choice(self, capacity: int, rung: int) -> Choice:
-        """Every layer goes down one step of the ladder before any goes down two."""
-        whole, more = divmod(rung, max(1, self.layers))
-        policies = tuple(self.fixed or [self.ladder[whole + (i < more)] for i in range(self.layers)])
+    def weigh(self, capacity: int, mixes: Tensor) -> tuple[Tensor, Tensor]:
+        """Peak bytes and seconds of a microbatch under each of the mixes (mixes, policies): `whole_step` of all at once."""
+        steps = [self.rehearsed(capacity, policy) for policy in self.ladder]
+        ends = mixes.flip(1).cumsum(1)  # where the tightest policy's layers end, the next one's, ...
+        level = torch.full((len(mixes),), device_bytes(self.held(capacity)))
+        peak, spent = level.clone(), torch.zeros(len(mixes), 2, dtype=torch.float64)
+        for number in range(len(steps[0].microbatches)):
+            spent.zero_()
+            for name, layer in stages_of(self.rehearsal.stands_for):
+                stages = [step.microbatches[number].get(name) for step in steps]
+                if any(stage is None for stage in stages):
+                    continue  # no gradient is passed on beneath what is trained
+                found = [stage for stage in stages if stage is not None]
+                bytes_ = torch.tensor([[device_bytes(s.peak), device_bytes(s.change)] for s in found])
+                times = torch.tensor([self.machine.spent(s.work) for s in found], dtype=torch.float64)
+                which = len(steps) - 1 - (ends[:, :-1] <= layer).sum(1)
+                peak = torch.maximum(peak, level + bytes_[which, 0])
+                level, spent = level + bytes_[which, 1], spent + times[which]
+        update = torch.tensor([device_bytes(step.update.peak) for step in steps])
+        peak = torch.maximum(peak, level + update[len(steps) - 1 - (ends[:, :-1] <= 0).sum(1)])
+        busy, starting = spent.unbind(1)
+        return peak, busy + starting if self.machine.device == "cpu" else torch.maximum(busy, starting)
+
+    def held(self, capacity: int) -> Bytes:
+        return self.rehearsal.held_with(self.workload.microbatch(capacity), 2 if self.rehearsal.trains_all else 1)
+
+    def choice(self, capacity: int, policies: Sequence[Policy]) -> Choice:
+        """With every layer's policy."""
         tokens = self.workload.microbatch_tokens(capacity)
-        held = self.rehearsal.held_with(self.workload.microbatch(capacity), 2 if self.rehearsal.trains_all else 1)
-        step = whole_step(held, self.rehearsal.stands_for, policies, lambda policy: self.rehearsed(capacity, policy))
+        step = whole_step(
+            self.held(capacity), self.rehearsal.stands_for, policies, lambda policy: self.rehearsed(capacity, policy)
+        )
         batches = max(1.0, self.workload.step_tokens / tokens)
         seconds = batches * self.machine.seconds(step.microbatch) + self.machine.seconds(step.update)
-        speed = batches * tokens / seconds
-        return Choice(capacity, policies, step, step.peak.bytes, seconds, speed)
+        return Choice(capacity, tuple(policies), step, step.peak.bytes, seconds, batches * tokens / seconds)
 
     def rehearsed(self, capacity: int, policy: Policy) -> Rehearsed:
         key = (capacity, policy)
@@ -131,6 +160,29 @@ class Solver:
                 rehearsal = self.recomputing
             self.seen[key] = Rehearsed(rehearsal.stages(examples, tokens, policy))
         return self.seen[key]
+
+
+@cache
+def mixes_of(policies: int, layers: int, mixed: bool) -> Tensor:
+    """Layers under each policy (mixes, policies): all ways with at most three of them, or with one if not `mixed`."""
+    if not mixed:
+        return layers * torch.eye(policies, dtype=torch.int64)
+    first, second = torch.triu_indices(layers + 1, layers + 1)
+    parts = torch.stack([first, second - first, layers - second], 1)
+    found = []
+    for some in combinations(range(policies), min(3, policies)):
+        counts = torch.zeros(len(parts), policies, dtype=torch.int64)
+        counts[:, list(some)] = parts[:, : len(some)]
+        found.append(counts[counts.sum(1) == layers])
+    return torch.cat(found).unique(dim=0)
+
+
+def stages_of(stands_for: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """The stages of a microbatch as they were rehearsed, each with the layer whose policy it is under."""
+    yield "embed", 0
+    yield from ((f"forward {place}", layer) for layer, place in enumerate(stands_for))
+    yield "loss", 0
+    yield from ((f"backward {place}", layer) for layer, place in reversed(list(enumerate(stands_for))))
 
 
 def ladder_for(rehearsal: Rehearsal, can_recompute: bool, device: str, tokens: int) -> list[Policy]:

@@ -1,21 +1,19 @@
-"""This machine, as a plan sees it: measured if `lorica doctor --profile` was run, else by its GPU's name or a guess."""
+"""This machine, as a plan sees it: its name, its free memory, and the profile of its speed that is kept."""
 
 import os
 import resource
 import sys
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from lorica.data.cache import default_folder
 from lorica.files import read_json, write_json
-from lorica.planning.gpus import CONTEXT_BYTES, find_gpu
+from lorica.planning.gpus import CONTEXT_BYTES
 from lorica.planning.machine import Machine
 
-# Without a profile: a core of a server or a laptop, fp32 with AVX2 at 3 GHz, and half of a memory channel's bandwidth.
-CORE_RATES = {"fp32": [(16, 10e9), (64, 25e9), (256, 45e9), (1024, 60e9)], "bf16": [(16, 0.3e9), (1024, 0.6e9)]}
-CORE_BANDWIDTH, CORE_LAUNCH = 6e9, 6e-6
 THREADS = 150 * 10**6  # bytes of address space that a thread's stack and glibc's arena for it reserve
 LATER = 70 * 10**6  # bytes of libraries that a run loads after its plan (benchmarks/plan_resident.py)
 
@@ -25,31 +23,12 @@ def machines_folder() -> Path:
     return default_folder().parent / "machines"
 
 
-def this_machine(device: str, loaded: int = 0) -> Machine:
-    """With the memory that is free on it, and the `loaded` bytes that the planned model takes already."""
-    name = device_name(device)
-    memory = free_bytes(device) + (loaded if device == "cuda" else 0)
-    overhead = overhead_bytes(device) - (0 if device == "cuda" else loaded)
-    stored = read_profile(name)
-    if stored is not None:
-        return replace(stored, memory=memory, overhead=overhead)
-    if device == "cuda":
-        try:
-            found = find_gpu(name).machine
-        except ValueError:
-            found = replace(find_gpu("A10").machine, source="not measured; figures of an A10")
-        return replace(found, name=name, memory=memory)
-    threads = torch.get_num_threads()
-    rates = {kind: [(side, rate * threads) for side, rate in points] for kind, points in CORE_RATES.items()}
-    source = "not measured: run `lorica doctor --profile`"
-    return Machine(name, device, memory, rates, CORE_BANDWIDTH * threads, CORE_LAUNCH, overhead, None, source)
-
-
 def device_name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     cpu = torch.cpu.get_capabilities().get("cpu_name") if hasattr(torch.cpu, "get_capabilities") else None
-    return f"{cpu or 'CPU'}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{cpu or 'CPU'}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def overhead_bytes(device: str) -> int:
@@ -124,7 +103,9 @@ def read_profile(name: str) -> Machine | None:
 
 
 def write_profile(machine: Machine) -> Path:
+    """Where it is kept, if that folder can be written."""
     path = profile_path(machine.name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, asdict(machine))
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(machine))
     return path

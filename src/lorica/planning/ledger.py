@@ -89,6 +89,11 @@ class Ledger(TorchDispatchMode):
         self.leave()
         return self.stages
 
+    def note(self, inside: int, work: Counter[Work]) -> None:
+        """Count work that is not done, and the bytes that it would allocate and free again."""
+        self._note_peak(inside, LOSS if self.stages[-1].name == "loss" else WORKING)
+        self.stages[-1].work.update(work)
+
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):

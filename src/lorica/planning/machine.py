@@ -35,15 +35,18 @@ class Machine:
         return slow + (fast - slow) * (narrow - low) / (high - low)
 
     def seconds(self, work: Counter[Work]) -> float:
-        """An operator takes as long as its arithmetic or its memory, whichever is slower. A GPU works while the next
-        operators are started; a CPU starts them itself."""
-        busy, started = 0.0, 0
+        """A GPU works while the next operators are started; a CPU starts them itself."""
+        busy, starting = self.spent(work)
+        return busy + starting if self.device == "cpu" else max(busy, starting)
+
+    def spent(self, work: Counter[Work]) -> tuple[float, float]:
+        """Seconds of computing and of starting operators, each of which takes as long as its arithmetic or its memory,
+        whichever is slower."""
+        busy = 0.0
         for operator, times in work.items():
             computing = operator.flops / self.rate(name_of(operator), operator.narrow) if operator.flops else 0.0
             busy += times * max(computing, operator.bytes / self.bandwidth)
-            started += times
-        starting = started * self.launch
-        return busy + starting if self.device == "cpu" else max(busy, starting)
+        return busy, work.total() * self.launch
 
 
 def name_of(work: Work) -> str:

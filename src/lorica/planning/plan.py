@@ -73,6 +73,10 @@ class Plan:
         return tensor_bytes + spare_bytes(tensor_bytes, self.machine, self.solver.frozen)
 
     @property
+    def workload(self) -> Workload:
+        return self.solver.workload
+
+    @property
     def timeline(self) -> dict[str, Any]:
         """Bytes by term over the stages of a step: `[name, at its beginning, at its peak]`."""
         stages = [

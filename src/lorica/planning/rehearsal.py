@@ -19,7 +19,7 @@ from lorica.lora import Adapter, attach
 from lorica.models.locate import one_line
 from lorica.planning.ledger import ADAPTERS, GRADIENTS, OPTIMISER, PACKED, WEIGHTS, WORKING, Bytes, Ledger, Stage
 from lorica.planning.model import PlannedModel, layer_kinds
-from lorica.planning.packed import make_tables
+from lorica.planning.packed import count_unpacking, make_tables
 from lorica.planning.step import StepRunner, decoder_layers
 from lorica.planning.valueless import StandIns, Valueless
 from lorica.quant import PackedMatrix
@@ -67,6 +67,7 @@ class Rehearsal:
         make_tables(module)
         stand_ins = StandIns(module, place)
         runner = StepRunner(subject, config.train)
+        count_unpacking(module, runner.watch)
         return cls(subject, place, held, stands_for, runner, stand_ins, trained, parameters)
 
     @property
@@ -79,7 +80,7 @@ class Rehearsal:
         """What computes the whole model."""
         engine = self.subject.engine
         if not isinstance(engine, HeadedEngine) or engine.body is None:
-            return engine.description
+            return engine.description.partition(" (")[0]  # the reason counts rehearsed layers, not the model's
         lean = sum(isinstance(engine.body.layers[place], LeanLayer) for place in self.stands_for)
         return f"{lean}/{len(self.stands_for)} layers lean"
 

@@ -50,3 +50,8 @@ def shown_seconds(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     days, hours = divmod(hours, 24)
     return f"{days} days {hours} h"
+
+
+def shown_speed(tokens: float) -> str:
+    """Tokens a second, two digits where they are few."""
+    return f"{tokens:,.0f} tokens/s" if tokens >= 9.95 else f"{tokens:.2g} tokens/s"

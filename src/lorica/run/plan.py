@@ -14,10 +14,10 @@ from lorica.config.schema import RunConfig
 from lorica.models.precision import choose_device, choose_precision
 from lorica.planning.advice import advice_for
 from lorica.planning.gpus import Gpu, find_gpu
-from lorica.planning.here import this_machine
 from lorica.planning.machine import Machine
 from lorica.planning.model import PlannedModel, read_model
-from lorica.planning.plan import Plan, make_plan
+from lorica.planning.plan import Plan, check_length, make_plan
+from lorica.planning.profile import this_machine
 from lorica.planning.units import parse_bytes
 from lorica.planning.workload import Workload, even, of_rows
 from lorica.run.check import server_of
@@ -78,8 +78,11 @@ def ask(
     if budget is None and given.system.memory != "auto":
         budget = parse_bytes(given.system.memory, "system.memory")
     model = read_model(given.model.path, given.model.revision)
-    machine, dtype = machine_for(given, model, question)
-    return model, given, workload_of(given, model, question, watcher), machine, dtype, budget
+    watcher = watcher or Watcher()
+    workload = workload_of(given, model, question, watcher)
+    check_length(model, workload)
+    machine, dtype = machine_for(given, model, question, watcher)
+    return model, given, workload, machine, dtype, budget
 
 
 def configured(
@@ -91,15 +94,18 @@ def configured(
     return configuration.load(config, list(overrides), values or None, origin).config
 
 
-def machine_for(config: RunConfig, model: PlannedModel, question: Question) -> tuple[Machine, torch.dtype]:
+def machine_for(
+    config: RunConfig, model: PlannedModel, question: Question, watcher: Watcher
+) -> tuple[Machine, torch.dtype]:
     """The machine asked about, and the precision that the base would have there."""
     if question.gpu is not None:
         gpu = find_gpu(question.gpu)
         return gpu.machine, dtype_on(gpu, config)
     device = choose_device(config.system.device)
+    machine = this_machine(device.type, notice=watcher.notice)
     if config.method == "full" and config.model.dtype == "auto":
-        return this_machine(device.type), torch.float32
-    return this_machine(device.type), choose_precision(config.model.dtype, model.stored, device).dtype
+        return machine, torch.float32
+    return machine, choose_precision(config.model.dtype, model.stored, device).dtype
 
 
 def dtype_on(gpu: Gpu, config: RunConfig) -> torch.dtype:
@@ -108,14 +114,14 @@ def dtype_on(gpu: Gpu, config: RunConfig) -> torch.dtype:
     return torch.bfloat16 if gpu.bf16 and config.method == "lora" else torch.float32
 
 
-def workload_of(config: RunConfig, model: PlannedModel, question: Question, watcher: Watcher | None) -> Workload:
+def workload_of(config: RunConfig, model: PlannedModel, question: Question, watcher: Watcher) -> Workload:
     train = config.train
     how = (train.batch_size, train.epochs, train.steps)
     if question.length is not None or config.data.path == NO_ROWS:
         usual = min(USUAL_LENGTH, config.data.max_length or USUAL_LENGTH, model.longest or USUAL_LENGTH)
         return even(question.length or usual, question.rows or 0, *how)
     config, server = server_of(config)
-    read = read_rows(config, server, watcher or Watcher())
+    read = read_rows(config, server, watcher)
     tokens = read.training.tokens.tolist()
     if not tokens:
         raise ValueError(

@@ -7,9 +7,9 @@ from typing import Any
 
 from lorica.config import Resolved, derive
 from lorica.models import Base
-from lorica.planning.here import this_machine
 from lorica.planning.model import PlannedModel
 from lorica.planning.plan import Plan, make_plan
+from lorica.planning.profile import this_machine
 from lorica.planning.rehearsal import CannotRehearseError
 from lorica.planning.units import parse_bytes, shown_bytes
 from lorica.planning.workload import of_rows
@@ -31,7 +31,7 @@ def plan_run(resolved: Resolved, base: Base, rows: RunRows, watcher: Watcher) ->
     train = config.train
     supervised = int(rows.training.supervised.sum())
     workload = of_rows(tokens, supervised, train.batch_size, train.epochs, train.steps)
-    machine = this_machine(base.device.type, loaded_bytes(base))
+    machine = this_machine(base.device.type, loaded_bytes(base), watcher.notice)
     try:
         plan = make_plan(model, config, workload, machine, base.dtype, budget)
     except CannotRehearseError as error:
