@@ -1,8 +1,8 @@
 """The cheapest way in time to run a step within a budget of memory.
 
 Levers: fewer tokens at a time, layers that keep less and compute more again, their inputs on the host, the MLP in
-pieces. None of them changes the result. Every way to divide the layers among three of the policies is weighed: layers are
-nearly alike, so two policies are as good as any number up to one layer (a linear programme with two constraints).
+pieces. None of them changes the result. Every way to divide the layers among three of the policies is weighed: layers
+are nearly alike, so two policies are as good as any number up to one layer (a linear programme of two constraints).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Solver:
         return self.choice(capacity, policies[::-1])
 
     def weigh(self, capacity: int, mixes: Tensor) -> tuple[Tensor, Tensor]:
-        """Peak bytes and seconds of a microbatch under each of the mixes (mixes, policies): `whole_step` of all at once."""
+        """Peak bytes and seconds of a microbatch under each mix (mixes, policies): `whole_step` of all at once."""
         steps = [self.rehearsed(capacity, policy) for policy in self.ladder]
         ends = mixes.flip(1).cumsum(1)  # where the tightest policy's layers end, the next one's, ...
         level = torch.full((len(mixes),), device_bytes(self.held(capacity)))
