@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from torch import nn
 
 import tiny_models as tiny
-from lorica.lora import attach
+from lorica.lora import attach, load_adapter
 from lorica.lora.attach import attach as attach_plain
 from lorica.lora.layer import LoraLayer
 
@@ -140,3 +141,48 @@ def test_each_lane_starts_as_a_lone_adapter_with_the_next_seed() -> None:
         lone = attach(tiny.llama(), r=4, target_modules=["q_proj"], seed=10 + lane)
         for name, layer in lone.layers.items():
             assert torch.equal(lanes.layers[name].lora_A[lane], layer.lora_A[0])
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_what_is_saved_is_pefts_own_conversion(kind: str, rslora: bool, tmp_path: Path) -> None:
+    """PEFT changes the base while it trains such an adapter, and converts it when it is saved; ours is plain from the
+    beginning. From the same factors and the same training both files hold the same."""
+    fields: dict[str, Any] = {"r": 4, "lora_alpha": 14, "use_rslora": rslora, "target_modules": "all-linear"}
+    twin = tiny.peft_twin(tiny.llama(), init_lora_weights=kind, **fields)
+    adapter = attach(tiny.llama(), init_lora_weights=kind, **fields)
+    for name, layer in adapter.layers.items():
+        theirs = twin.base_model.model.get_submodule(name)
+        for ours, start, weight in (
+            (layer.lora_A, layer.start_A, theirs.lora_A["default"].weight),
+            (layer.lora_B, layer.start_B, theirs.lora_B["default"].weight),
+        ):
+            assert start is not None
+            ours.data[0], start[0] = weight.data, weight.data  # theirs may have other signs
+    twin.peft_config["default"].init_lora_weights = True  # else PEFT would start anew at the next line
+    twin.save_pretrained(tmp_path / "start")
+    twin.peft_config["default"].init_lora_weights = kind
+    generator = torch.Generator().manual_seed(5)
+    for name, layer in adapter.layers.items():
+        theirs = twin.base_model.model.get_submodule(name)
+        for ours, weight in (
+            (layer.lora_A, theirs.lora_A["default"].weight),
+            (layer.lora_B, theirs.lora_B["default"].weight),
+        ):
+            step = 0.02 * torch.randn(weight.shape, generator=generator)
+            weight.data += step
+            ours.data[0] += step
+    trained = tiny.logits(twin, tiny.tokens())
+    twin.save_pretrained(tmp_path / "theirs", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    adapter.eval().save(tmp_path / "ours")
+    torch.testing.assert_close(tiny.logits(adapter.model, tiny.tokens()), trained, rtol=1e-4, atol=1e-4)
+    ours, theirs = (load_file(tmp_path / who / "adapter_model.safetensors") for who in ("ours", "theirs"))
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        if key.endswith("lora_A.weight"):
+            other = key.replace("lora_A", "lora_B")
+            torch.testing.assert_close(ours[other] @ ours[key], theirs[other] @ theirs[key], rtol=1e-4, atol=1e-5)
+    for who in ("ours", "theirs"):
+        again = load_adapter(tiny.llama(), tmp_path / who).eval()
+        assert {layer.r for layer in again.layers.values()} == {8}
+        torch.testing.assert_close(tiny.logits(again.model, tiny.tokens()), trained, rtol=1e-4, atol=1e-4)

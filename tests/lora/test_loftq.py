@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import tiny_models as tiny
-from lorica.adapters import resize_adapter
+from lorica.adapters import merge_adapters, resize_adapter
 from lorica.exporting.changes import read_changes
 from lorica.exporting.skeleton import skeleton
 from lorica.lora import Lane, attach, load_adapter
@@ -199,3 +199,25 @@ def test_leading_directions_are_those_of_the_whole_decomposition(shape: tuple[in
     torch.testing.assert_close(s, wanted.S[:rank])
     torch.testing.assert_close(u * s @ vt, wanted.U[:, :rank] * wanted.S[:rank] @ wanted.Vh[:rank])
     torch.testing.assert_close(u.t() @ u, torch.eye(rank, dtype=torch.float64))
+
+
+def test_merged_with_each_other_the_error_is_made_up_for_once(folder: Path, tmp_path: Path) -> None:
+    for number in range(2):
+        adapter = attach(packed(folder), init_lora_weights="loftq", **FIELDS)
+        tiny.randomise(adapter, 0.01 * (number + 1)).save(tmp_path / str(number))
+    attach(packed(folder), **FIELDS).save(tmp_path / "plain")
+    pair = [tmp_path / "0", tmp_path / "1"]
+    merge_adapters(pair, tmp_path / "both", [0.3, 0.7])
+    both, alone = (load_adapter(packed(folder), tmp_path / name) for name in ("both", "1"))
+    start = attach(packed(folder), init_lora_weights="loftq", **FIELDS)
+    for name, layer in both.layers.items():
+        rest = layer.delta() - start.layers[name].delta()
+        assert rest.norm() < 1.1 * (alone.layers[name].delta() - start.layers[name].delta()).norm()
+    for folders, options in (
+        (pair, {"weights": [1.0, 1.0]}),
+        (pair, {"method": "ties"}),
+        ([tmp_path / "0", tmp_path / "plain"], {}),
+    ):
+        with pytest.raises(ValueError, match="a sum has to hold it once"):
+            merge_adapters(folders, tmp_path / "wrong", **options)
+    assert not (tmp_path / "wrong").exists()

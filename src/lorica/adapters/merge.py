@@ -56,6 +56,7 @@ def merge_adapters(
     read = [read_adapter(folder) for folder in folders]
     factors = _factors(weights, len(read), method)
     _check(read, method, rank, density, allow_other_base)
+    _check_starts(read, factors, method)
     recipe: dict[str, Any] = {"method": method, "weights": factors, "of": [str(folder) for folder in folders]}
     recipe |= {"density": density} if method in ("ties", "dare") else {}
     recipe |= {"seed": seed} if method == "dare" else {}
@@ -123,6 +124,19 @@ def _check_bases(read: list[AdapterFiles], allow_other_base: bool) -> None:
         raise ValueError(
             f"these adapters were trained on different bases: {told}. What they learned does not add up. Pass "
             "allow_other_base (on the command line --allow-other-base) if you know that they belong together."
+        )
+
+
+def _check_starts(read: list[AdapterFiles], factors: list[float], method: str) -> None:
+    """What LoftQ's adapters hold of the packing's error has to be there once in the sum."""
+    starts = {(adapter.provenance.get("start"), adapter.provenance.get("weights")) for adapter in read}
+    if "loftq" not in {start for start, _ in starts}:
+        return
+    if len(starts) > 1 or method not in ("linear", "svd") or abs(sum(factors) - 1) > 1e-9:
+        raise ValueError(
+            "an adapter that began with what packing its base lost (loftq) holds that beside what it learned, and a "
+            "sum has to hold it once: merge such adapters of one packing with each other only, with linear or svd, and "
+            f"weights that add up to 1 (they are {factors})."
         )
 
 

@@ -20,7 +20,7 @@ Source = Callable[[str], Directions | None]
 
 def packing_errors(adapter: Adapter, stored: Mapping[str, Tensor] | None) -> Source:
     """A function from a module's name to the leading directions of what packing took from its weight, or None where it
-    is not packed. Two dense copies of one tensor are in memory at a time.
+    is not packed. One tensor is dense at a time.
 
     `stored` are the tensors of the files that the base was packed from, by their names. Raises ValueError where nothing
     is packed, and, once asked, where the weights from before the packing are not at hand.
@@ -36,9 +36,9 @@ def packing_errors(adapter: Adapter, stored: Mapping[str, Tensor] | None) -> Sou
         if not is_packed(layer.base):
             return None
         before = _before_packing(adapter, name, stored)
-        before = before.t() if is_embedding(layer.base) else before
-        packed = dense_weight(layer.base)
-        return leading_directions(before.to(packed) - packed, layer.r)
+        error = dense_weight(layer.base).neg_()  # a copy: the weight is packed
+        error += (before.t() if is_embedding(layer.base) else before).to(error.device)
+        return leading_directions(error, layer.r)
 
     return directions
 
