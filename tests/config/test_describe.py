@@ -145,7 +145,7 @@ def test_every_number_has_a_lower_and_an_upper_bound() -> None:
 @pytest.mark.parametrize(
     ("key", "words"),
     [
-        ("train.lr", "a number above 0 and at most 1, or auto"),
+        ("train.lr", "a number above 0 and at most 1, or auto, or null"),
         ("train.schedule", "linear, cosine or constant"),
         ("train.seed", "a whole number of at least 0 and below 4,294,967,296"),
         ("lora.r", "a whole number from 1 to 65,536"),

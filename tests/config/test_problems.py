@@ -35,7 +35,7 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(report) -> None:
         "run.yaml:3:1 learning_rate: unknown key; use train.lr",
         "run.yaml:4:1 train.lr: a key with a dot; write it inside its section, as `train: {lr: ...}`",
         "run.yaml:6:3 train.bath_size: unknown key; did you mean train.batch_size?",
-        "run.yaml:7:7 train.lr: got -5; allowed: a number above 0 and at most 1, or auto",
+        "run.yaml:7:7 train.lr: got -5; allowed: a number above 0 and at most 1, or auto, or null",
         "run.yaml:8:3 train.lr: given twice, first on line 7; keep one",
         'run.yaml:9:13 train.schedule: got "cosinee"; allowed: linear, cosine or constant; did you mean cosine?',
         "run.yaml:10:10 train.betas: got [0.9, 2]; allowed: a list of 2, each a number of at least 0 and below 1",

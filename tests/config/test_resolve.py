@@ -97,7 +97,7 @@ def test_override_values_are_yaml(override: str, key: str, value: object) -> Non
         ("train.bath_size=8", "command line train.bath_size: unknown key; did you mean train.batch_size?"),
         ("train={lr: 1, lr: 2}", "command line train: given twice, first on line 1; keep one"),
         ("model=x", "command line model.path: given twice; keep one"),
-        ("train.lr=-1", "command line train.lr: got -1; allowed: a number above 0 and at most 1, or auto"),
+        ("train.lr=-1", "command line train.lr: got -1; allowed: a number above 0 and at most 1, or auto, or null"),
     ],
 )
 def test_faulty_overrides_name_their_key(override: str, message: str) -> None:
@@ -111,7 +111,7 @@ def test_derive_fills_in_a_value_and_leaves_the_original_alone(write) -> None:
     derived = derive(resolved, "train.lr", 0.00731, "5e-4 * (2000 / 64)^0.781,\n calibrated")
     assert derived.config.train.lr == 0.00731
     assert derived.origins["train.lr"] == "derived: 5e-4 * (2000 / 64)^0.781, calibrated"
-    assert resolved.config.train.lr == "auto"
+    assert resolved.config.train.lr is None
     assert derived.config.model_copy(update={"train": resolved.config.train}) == resolved.config
     assert {key for key in LEAVES if derived.origins[key] != resolved.origins[key]} == {"train.lr"}
 

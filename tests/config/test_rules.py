@@ -69,6 +69,9 @@ BROKEN = [
     ),
     ("warmup-share-or-steps", "train: {warmup: 2.5}\n", "train.warmup: neither a share nor a number of steps"),
     ("warmup-within-steps", "train: {warmup: 20, steps: 10}\n", "train.warmup: the warm-up is longer"),
+    ("search-with-full", "method: full\ntrain: {lr: auto}\n", "train.lr: auto and method: full cannot be combined"),
+    ("search-with-whole modules", "lora: {modules_to_save: [h]}\ntrain: {lr: auto}\n", "such a part has one copy"),
+    ("search-with-token rows", "lora: {trainable_token_indices: [3]}\ntrain: {lr: auto}\n", "has one copy"),
 ]
 FINE = [
     "lora: {init_lora_weights: loftq, use_dora: true}\nmodel: {path: m, weights: q4_k_m}\n",
@@ -86,6 +89,8 @@ FINE = [
     "lora: {alpha: 8, rank_pattern: {q: 3}, alpha_pattern: {'^k': 5}}\n",
     "lora: {target_modules: [a, b], modules_to_save: [c], exclude_modules: '.*x'}\n",
     "train: {warmup: 10, steps: 10}\n",
+    "lora: {modules_to_save: null}\ntrain: {lr: auto}\n",
+    "method: full\ntrain: {lr: null}\n",
     "train: {warmup: 0.5, steps: 1}\n",
 ]
 

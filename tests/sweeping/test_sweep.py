@@ -130,6 +130,7 @@ def test_batch_sizes_are_compared_at_the_same_share(base: dict[str, Any], tmp_pa
         (["train.lr=1e-4,7"], "train.lr"),
         (["data.max_length=8,16"], "varies lora"),
         (["train.lr=1e-4,1e-3", "method=full"], "method: full and a sweep cannot be combined"),
+        (["train.lr=1e-4,1e-3", "lora.modules_to_save=[lm_head]"], "modules_to_save cannot be combined"),
         (["train.lr=1e-4,1e-3", "evaluate.enabled=false"], "held-out rows"),
     ],
 )

@@ -32,6 +32,7 @@ ASKING: dict[str, dict[str, Any]] = {
     "dropout": {"lora.dropout": 0.2},
     "whole modules": {"lora.modules_to_save": ["lm_head"]},
     "token rows": {"lora.trainable_token_indices": [3, 5]},
+    "search": {"train.lr": "auto"},
     "lanes": {},
     "sweep": {},
 }
@@ -50,8 +51,8 @@ OF_THE_ADAPTER = {name for name in FEATURES if FEATURES[name].key.startswith(("l
 NO_EFFECT = [pair for pair in PAIRS if "full" in pair and set(pair) & OF_THE_ADAPTER]
 OTHERS = [("full", "lanes"), ("lanes", "sweep")]
 ALLOWED = [pair for pair in PAIRS if frozenset(pair) not in refused and pair not in [*NO_EFFECT, *OTHERS]]
-# Every pair that does not pack is one on a dense base; what a sweep trains are lanes.
-TRAINED = [pair for pair in ALLOWED if not {"dense", "sweep"} & set(pair)]
+# Every pair that does not pack is one on a dense base; what a sweep and a search train are lanes.
+TRAINED = [pair for pair in ALLOWED if not {"dense", "sweep", "search"} & set(pair)]
 
 
 def test_the_features_are_those_of_this_test() -> None:
@@ -66,7 +67,7 @@ def test_what_is_refused_is_so_before_a_model_is_loaded(pair: tuple[str, str], t
     given = ["model.path=/nowhere", "data=/nowhere", *(f"{key}={_yaml(value)}" for key, value in settings.items())]
     if {"lanes", "sweep"} & set(pair):
         with pytest.raises(ValueError) as error:
-            sweep(None, [*given, "train.lr=1e-3,1e-4"], out=tmp_path / "sweep", lanes=4)
+            sweep(None, [*given, "train.seed=1,2"], out=tmp_path / "sweep", lanes=4)
     else:
         with pytest.raises(ConfigError) as error:
             lorica.train(None, given)
@@ -75,7 +76,7 @@ def test_what_is_refused_is_so_before_a_model_is_loaded(pair: tuple[str, str], t
 
 
 @pytest.mark.parametrize(
-    "pair", [p for p in map(tuple, map(sorted, refused)) if not {"full", "dense"} & set(p)], ids=str
+    "pair", [p for p in map(tuple, map(sorted, refused)) if not {"full", "dense", "sweep", "search"} & set(p)], ids=str
 )
 def test_attach_refuses_it_too(pair: tuple[str, str]) -> None:
     settings = both(pair)

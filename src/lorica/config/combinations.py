@@ -34,6 +34,7 @@ FEATURES = {
     "olora": _start("olora"),
     "loftq": _start("loftq"),
     "eva": _start("eva"),
+    "search": Feature("train.lr: auto", "train.lr", lambda value: value == "auto"),
     "dropout": Feature("lora.dropout", "lora.dropout", bool),
     "whole modules": Feature("lora.modules_to_save", "lora.modules_to_save", bool),
     "token rows": Feature("lora.trainable_token_indices", "lora.trainable_token_indices", bool),
@@ -69,7 +70,8 @@ _DORA = (
     "DoRA's magnitudes are those of the weight, whose leading part the start takes into the pair; leave use_dora out, "
     "or set init_lora_weights to true"
 )
-_ONE_LANE = "a part that is not low-rank has one copy, which lanes would share; train one at a time (--lanes 1)"
+_ONE_LANE = "a part that is not low-rank has one copy, which lanes would share; train one such run at a time"
+_RULE = "leave train.lr out, which takes the rule of the model's width, or give a number"
 REFUSED = (
     Refusal("full", "packed", "packed weights cannot be trained; set model.weights: as-is, or method: lora"),
     Refusal("full", "sweep", "its lanes are adapters over one frozen base; set method: lora, or use lorica compare"),
@@ -83,6 +85,12 @@ REFUSED = (
     ),
     Refusal("lanes", "whole modules", _ONE_LANE),
     Refusal("lanes", "token rows", _ONE_LANE),
+    Refusal("sweep", "whole modules", _ONE_LANE),
+    Refusal("sweep", "token rows", _ONE_LANE),
+    Refusal("search", "full", f"the rates are tried side by side, as adapters over one frozen base; {_RULE}"),
+    Refusal("search", "whole modules", f"the rates are tried side by side, and such a part has one copy; {_RULE}"),
+    Refusal("search", "token rows", f"the rates are tried side by side, and such a part has one copy; {_RULE}"),
+    Refusal("search", "sweep", f"the search is of one run; give the sweep several learning rates, or {_RULE}"),
 )
 
 

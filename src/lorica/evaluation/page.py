@@ -13,6 +13,7 @@ from lorica.evaluation.differences import compare
 from lorica.evaluation.headline import TITLES, comparisons
 from lorica.evaluation.memory_chart import memory_chart
 from lorica.evaluation.quantities import duration, memory
+from lorica.evaluation.setting_chart import loss_chart
 from lorica.pages import fill
 
 
@@ -47,6 +48,9 @@ def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]])
         facts=_facts(report),
         loss_chart=_loss_chart(_points(history, "loss"), held_out),
         rate_chart=_rate_chart(history),
+        search=report["learning_rate"],
+        search_chart=loss_chart(report["learning_rate"]["rows"], "train.lr") if report["learning_rate"] else "",
+        duration=duration,
         memory_chart=memory_chart(_timeline(report)),
         memory_terms=_timeline(report)["terms"],
         has_held_out=bool(held_out),

@@ -30,6 +30,7 @@ FACTS: dict[str, Any] = {
     "steps": None,
     "plan": None,
     "measured": {},
+    "learning_rate": None,
     "findings": [],
     "settings": {},
     "receipt": {},

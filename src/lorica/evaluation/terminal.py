@@ -31,11 +31,21 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
     if cost:
         console.print()
         console.print(Text(cost))
+    if report.get("learning_rate"):
+        console.print(Text(searched_line(report["learning_rate"])))
     for sample in report["samples"][:SAMPLES]:
         console.print()
         console.print(_sample(sample))
     for note in report["notes"]:
         console.print(Text(f"Note: {note}", style="yellow"))
+
+
+def searched_line(search: Mapping[str, Any]) -> str:
+    """What `train.lr: auto` tried, with the loss of each, and what that took."""
+    rows = [(row["settings"]["train.lr"], row["held_out_loss"]) for row in search["rows"]]
+    tried = ", ".join(f"{rate} → {'diverged' if loss is None else f'{loss:.4f}'}" for rate, loss in rows)
+    spent = f"{search['tokens']:,} tokens ({search['share_of_tokens']:.0%} of the run's), {duration(search['seconds'])}"
+    return f"learning rate {search['chosen']:g} (auto): {search['reason']}. Tried: {tried}; {spent}"
 
 
 def cost_line(report: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import torch
 from lorica.evaluation.evaluation import Evaluation, evaluate
 from lorica.evaluation.report import build_report, write_report
 from lorica.evaluation.scores import score
-from lorica.files import write_json
+from lorica.files import read_json, write_json
 from lorica.lora import attach
 from lorica.planning.history import remember
 from lorica.planning.keeping import apply_checkpointing
@@ -86,6 +86,8 @@ def execute(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watch
 
 def fit_packing(prepared: Prepared, watcher: Watcher) -> None:
     """Compute every row alone where the model lets packed documents see each other."""
+    if prepared.capacity == 1:
+        return
     error = packing_error(prepared.base.model)
     if error > PACKING_TOLERANCE[prepared.base.dtype]:
         watcher.notice(
@@ -170,7 +172,7 @@ def _train(prepared: Prepared, subject: Subject, run: RunFolder, watcher: Watche
 
 def _loop_settings(prepared: Prepared) -> LoopSettings:
     config = prepared.resolved.config
-    assert config.train.lr != "auto"
+    assert isinstance(config.train.lr, float)
     every = config.system.checkpoint_every
     return LoopSettings(
         steps=total_steps(
@@ -233,6 +235,7 @@ def _finish(
                 "peak_memory_bytes": peak,
                 "frozen_weights_unchanged": True,
             },
+            "learning_rate": read_json(run.search) if run.search.exists() else None,
             "findings": [asdict(finding) for finding in prepared.rows.findings],
             "settings": prepared.origins or settings_with_origins(prepared.resolved),
             "receipt": {

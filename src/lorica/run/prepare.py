@@ -113,7 +113,7 @@ def _derive_model_values(resolved: Resolved, base: Base) -> Resolved:
     if config.model.dtype == "auto":
         name = "bf16" if base.dtype == torch.bfloat16 else "fp32"
         resolved = derive(resolved, "model.dtype", name, base.dtype_reason)
-    if config.train.lr == "auto":
+    if config.train.lr is None:
         model_type = base.model.config.model_type
         lr, reason = default_learning_rate(base.hidden_size, str(model_type), config.method)
         resolved = derive(resolved, "train.lr", lr, reason)

@@ -4,16 +4,19 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lorica import config as configuration
-from lorica.config import to_yaml
+from lorica.config import derive, to_yaml
 from lorica.files import write_atomically, write_json
+from lorica.lora import attach
 from lorica.lora.checkpoint import read_json
 from lorica.run.execute import RunResult, execute, prepare_subject
 from lorica.run.prepare import Prepared, prepare
-from lorica.run.receipt import receipt
+from lorica.run.receipt import receipt, settings_with_origins
+from lorica.run.sample import start_sample
 from lorica.run.watch import Watcher
 from lorica.training.interrupt import Interrupted, Terminated, termination_raised
 from lorica.training.memory import is_out_of_memory
@@ -53,7 +56,10 @@ def train(
 def begin(prepared: Prepared, watcher: Watcher, checkpoints: Path | None = None) -> RunResult:
     """A run of what was prepared, in the folder that its configuration names; from the newest of `checkpoints` on,
     where another run of the same settings left any."""
-    subject = prepare_subject(prepared, watcher)
+    searching = prepared.resolved.config.train.lr == "auto"
+    if searching:
+        _check_search(prepared)
+    subject = None if searching else prepare_subject(prepared, watcher)
     out = prepared.resolved.config.out
     assert out is not None
     run = RunFolder(out)
@@ -64,7 +70,34 @@ def begin(prepared: Prepared, watcher: Watcher, checkpoints: Path | None = None)
             shutil.copyfile(checkpoints.parent / run.metrics.name, run.metrics)
         write_json(run.receipt, _receipt(prepared))
         write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
+        if subject is None:
+            prepared = _searched(prepared, run, watcher)
+            subject = prepare_subject(prepared, watcher)
         return execute(prepared, subject, run, watcher)
+
+
+def _check_search(prepared: Prepared) -> None:
+    """Raises ValueError, before the run's folder is touched, for a run that is too short or an adapter that cannot be
+    put on this base."""
+    from lorica.sweeping.learning_rate import search_trials  # which needs the rooms that this one is made of
+
+    config = prepared.resolved.config
+    search_trials(prepared, Path(str(config.out)))
+    attach(prepared.base, config.lora, sample=start_sample(prepared)).detach()
+
+
+def _searched(prepared: Prepared, run: RunFolder, watcher: Watcher) -> Prepared:
+    """With the learning rate that a search finds, in the run's own files too: a resumed run does not search again."""
+    from lorica.sweeping.learning_rate import search_learning_rate
+
+    found = search_learning_rate(prepared, run, watcher)
+    resolved = derive(prepared.resolved, "train.lr", found["chosen"], f"{found['reason']} ({run.search.name})")
+    after, origins = replace(prepared, resolved=resolved), prepared.origins
+    if origins is not None:
+        after.origins = {**origins, "train.lr": settings_with_origins(resolved)["train.lr"]}
+    write_json(run.receipt, _receipt(after) | ({"settings": after.origins} if after.origins is not None else {}))
+    write_atomically(run.config, to_yaml(resolved).encode())
+    return after
 
 
 def _refuse_second_run(run: RunFolder) -> None:
@@ -84,6 +117,8 @@ def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunRe
         _check_same_run(before, now, run)
         _note_other_machine(before, now, watcher)
         prepared.origins = before["settings"]
+        if prepared.resolved.config.train.lr == "auto":
+            prepared = _searched(prepared, run, watcher)
         return execute(prepared, prepare_subject(prepared, watcher), run, watcher)
 
 

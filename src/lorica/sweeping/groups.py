@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from lorica.config import Resolved, result_settings
 from lorica.lora.lane import OWN
+from lorica.sweeping.trial import TrialState
 
 # What an optimiser of its own gives a lane; the batch size and the number of steps are the pass's.
 OWN_TRAINING = (
@@ -31,15 +32,16 @@ def shared_settings(resolved: Resolved) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def grouped(trials: Mapping[str, Resolved], most: int) -> list[list[str]]:
-    """The names of trials that go together, at most `most` at a time, in their order."""
-    groups: dict[str, list[str]] = {}
-    for name, resolved in trials.items():
-        groups.setdefault(shared_settings(resolved), []).append(name)
-    return [part for names in groups.values() for part in _evenly(names, most)]
+def grouped(trials: Mapping[str, TrialState], most: int) -> list[list[TrialState]]:
+    """The trials that go together, at most `most` at a time, in their order: those with the same shared settings that
+    stand at the same step (a process that was killed may have saved some of a pass and not the others)."""
+    groups: dict[tuple[str, int], list[TrialState]] = {}
+    for trial in trials.values():
+        groups.setdefault((shared_settings(trial.resolved), trial.progress.step), []).append(trial)
+    return [part for group in groups.values() for part in _evenly(group, most)]
 
 
-def _evenly(names: Sequence[str], most: int) -> list[list[str]]:
+def _evenly(names: Sequence[TrialState], most: int) -> list[list[TrialState]]:
     """As few parts as there have to be, of nearly equal size."""
     parts = -(-len(names) // most)
     edges = [round(len(names) * i / parts) for i in range(parts + 1)]

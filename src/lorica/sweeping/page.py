@@ -7,8 +7,8 @@ from typing import Any
 
 from lorica.evaluation.charts import interval_mark
 from lorica.evaluation.quantities import duration
+from lorica.evaluation.setting_chart import loss_chart, numeric_keys
 from lorica.pages import fill
-from lorica.sweeping.chart import loss_chart, numeric_keys
 
 
 def render_page(result: Mapping[str, Any]) -> str:

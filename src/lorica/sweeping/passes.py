@@ -10,13 +10,48 @@ from lorica.lora import Lane, attach
 from lorica.planning.keeping import apply_checkpointing
 from lorica.run.prepare import Prepared
 from lorica.run.sample import start_sample
+from lorica.run.watch import Watcher
+from lorica.sweeping.groups import grouped
 from lorica.sweeping.trial import TrialState
+from lorica.training.interrupt import StopRequest
 from lorica.training.lanes import LaneLoop, LaneRun
 from lorica.training.lanes.loop import Record
 from lorica.training.schedule import total_steps
 from lorica.training.subject import Subject, subject_of
 
 LEAST_CAPACITY = 64  # tokens of a lane's microbatch
+
+
+def train_in_passes(
+    prepared: Prepared,
+    trials: Sequence[TrialState],
+    end: Callable[[TrialState], int],
+    lanes: int,
+    watcher: Watcher,
+    request: StopRequest,
+) -> bool:
+    """Train and measure each trial up to the step that `end` gives for it, at most `lanes` at once; those that have
+    failed or are measured there already are left.
+
+    Returns whether all got there: a signal ends it before, with everything kept.
+    """
+    waiting = {trial.name: trial for trial in trials if trial.failed is None and end(trial) not in trial.scores}
+    for group in grouped(waiting, lanes):
+        until = end(group[0])
+        watcher.notice(f"training {len(group)} of {len(trials)} trials to step {until}")
+        arrived = train_together(
+            prepared,
+            group,
+            until,
+            lambda: request.number != 0,
+            lambda name, record: watcher.record(record, steps_of(waiting[name].resolved, prepared)),
+        )
+        for trial in group:
+            if trial.failed:
+                watcher.notice(f"{trial.name} was stopped: {trial.failed}; the others go on")
+        if not arrived:
+            return False
+    return True
 
 
 def train_together(
@@ -54,7 +89,7 @@ def train_together(
 def lane_run(trial: TrialState, prepared: Prepared) -> LaneRun:
     """The trial as a lane's run over the prepared rows."""
     train, rows = trial.resolved.config.train, prepared.rows.training
-    assert train.lr != "auto"
+    assert isinstance(train.lr, float)
     return LaneRun(trial.name, rows, train, train.lr, steps_of(trial.resolved, prepared))
 
 

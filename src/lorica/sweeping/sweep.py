@@ -22,10 +22,9 @@ from lorica.run.start import begin
 from lorica.run.watch import Watcher
 from lorica.sweeping.comparison import comparison
 from lorica.sweeping.grid import Trial, trials, varied
-from lorica.sweeping.groups import grouped
 from lorica.sweeping.halving import SHARE, best, rungs, survivors
 from lorica.sweeping.page import render_page
-from lorica.sweeping.passes import steps_of, train_together
+from lorica.sweeping.passes import steps_of, train_in_passes
 from lorica.sweeping.trial import CHECKPOINTS, TrialState
 from lorica.training.interrupt import Interrupted, StopRequest, stop_on_signal
 from lorica.training.run_folder import RunFolder
@@ -145,27 +144,12 @@ class _Sweep:
         return max(1, round(end * self.steps[name] / max(self.steps.values())))
 
     def _train(self, names: Sequence[str], end: int, request: StopRequest) -> None:
-        waiting = {
-            name: self.trials[name].resolved
-            for name in names
-            if self.trials[name].failed is None and self._step(name, end) not in self.trials[name].scores
-        }
-        for group in grouped(waiting, self.lanes):
-            told = f"{len(group)} of {len(names)} trials to step {self._step(group[0], end)}"
-            self.watcher.notice(f"training {told}")
-            arrived = train_together(
-                self.prepared,
-                [self.trials[name] for name in group],
-                self._step(group[0], end),
-                lambda: request.number != 0,
-                lambda name, record: self.watcher.record(record, self.steps[name]),
-            )
-            for name in group:
-                if failed := self.trials[name].failed:
-                    self.watcher.notice(f"{name} was stopped: {failed}; the others go on")
-            if not arrived:
-                number, request.number = request.number, 0
-                raise Interrupted(self.folder, None, number, "sweep")
+        trials = [self.trials[name] for name in names]
+        if not train_in_passes(
+            self.prepared, trials, lambda trial: self._step(trial.name, end), self.lanes, self.watcher, request
+        ):
+            number, request.number = request.number, 0
+            raise Interrupted(self.folder, None, number, "sweep")
 
     def _tell(self, losses: dict[str, float | None], alive: Sequence[str], end: int, last: bool) -> None:
         shown = ", ".join(f"{name} {losses[name]:.4f}" for name in alive[:5])

@@ -67,6 +67,9 @@ class TrialState:
             held = read_json(self.folder / SCORES)
             self.scores = {int(step): Scores.from_dict(values) for step, values in held["scores"].items()}
             self.failed = held["failed"]
+        found = self.checkpoint()
+        if found is not None:
+            self.progress = found[0]
 
     def checkpoint(self) -> tuple[Progress, dict[str, Tensor]] | None:
         """The newest whole one; None where the trial has not begun."""

@@ -1,8 +1,8 @@
 """A run is a folder: everything about it is in files there, and only one process trains into it.
 
 `config.yaml` (resolved, with the origin of every value), `receipt.json` (hashes, versions, machine), `metrics.jsonl`,
-`before.json` and `after.json` (the untouched base and the result, measured row by row), `checkpoints/`, `adapter/`
-(PEFT's format) or `model/`, `report.json`, `report.html`.
+`learning_rate.json` (what `train.lr: auto` tried), `before.json` and `after.json` (the untouched base and the result,
+measured row by row), `checkpoints/`, `adapter/` (PEFT's format) or `model/`, `report.json`, `report.html`.
 """
 
 import json
@@ -27,6 +27,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.before = self.path / "before.json"
         self.after = self.path / "after.json"
+        self.search = self.path / "learning_rate.json"
         self.checkpoints = self.path / "checkpoints"
         self.adapter = self.path / "adapter"
         self.model = self.path / "model"
