@@ -100,5 +100,7 @@ def test_a_run_that_began_with_what_packing_lost(tmp_path: Path) -> None:
     alone = lorica.export(out / "adapter", "peft", out=tmp_path / "peft", base=base)
     assert alone.proof is not None and alone.proof.kl == 0
     assert any("serve it beside a base packed so" in note for note in alone.notes)
+    opened = lorica.run.reopen.open_for_answers(out / "adapter")  # the adapter says how its base is packed
+    assert opened.base.hashes["weights"] == "nf4"
     with pytest.raises(ValueError, match="packing the base as nf4 lost"):
         lorica.lora.load_adapter(lorica.load(base), out / "adapter")

@@ -107,8 +107,23 @@ def test_gathering_in_parts_forgets_little() -> None:
     values, found = gathered.leading(5)
     whole = torch.linalg.svd(rows.double() - rows.double().mean(0), full_matrices=False)
     assert cosines(found, whole.Vh[:5]).min() > 1 - 1e-6
-    torch.testing.assert_close(values, whole.S[:5], rtol=1e-4, atol=0)
+    torch.testing.assert_close(values.double(), whole.S[:5], rtol=1e-4, atol=0)
     assert gathered.scaled.shape == (40, 300) and gathered.count == 1000
+
+
+def test_a_slow_fall_of_values_is_followed_too() -> None:
+    """Thirty-two directions of 300 whose values fall as 1 / sqrt(i), so that none stands out."""
+    generator = torch.Generator().manual_seed(3)
+    turned = torch.linalg.qr(torch.randn(300, 300, generator=generator)).Q
+    rows = torch.randn(4000, 300, generator=generator) * (1.0 + torch.arange(300)).rsqrt() @ turned
+    gathered = PrincipalDirections(128)
+    for part in rows.split(500):
+        gathered.update(part)
+    found = gathered.leading(32)[1].double()
+    centred = rows.double() - rows.double().mean(0)
+    best = torch.linalg.svdvals(centred)[:32].square().sum()
+    assert (centred @ found.t()).square().sum() > 0.999 * best
+    torch.testing.assert_close(found @ found.t(), torch.eye(32, dtype=torch.float64), rtol=0, atol=1e-5)
 
 
 def test_layers_of_one_input_share_what_is_gathered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from lorica.lora.adapter import Adapter
 from lorica.lora.layer import LoraEmbedding
-from lorica.lora.leading import leading_directions
+from lorica.lora.leading import randomised_svd
 from lorica.lora.packing_error import Directions, Source
 
-# Directions kept while gathering, since what is cut off in one update is lost to the next. A common number for common
-# ranks, so that lanes of several ranks begin as they would alone.
-LEAST, SPARE = 128, 32
+# Directions kept while gathering, twice the rank, since what is cut off in one update is lost to the next. One number
+# for ranks up to 64, so that lanes of several ranks begin as they would alone.
+LEAST = 128
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Tokens:
 class PrincipalDirections:
     """Incremental principal component analysis (Ross et al. 2008), of which `keep` directions are remembered.
 
-    With `keep` of at least the number of features nothing is cut off, and the result is that of all rows at once.
+    With `keep` of at least the number of features nothing is cut off, and the result is that of all rows at once, in
+    fp32. Decompositions are randomised ones, from a fixed seed: whole ones cost several times the model's own pass.
     """
 
     def __init__(self, keep: int) -> None:
@@ -47,7 +48,7 @@ class PrincipalDirections:
 
     def update(self, rows: Tensor) -> None:
         """`rows`: (n, features)."""
-        rows, new = rows.to("cpu" if rows.device.type == "mps" else rows.device, torch.float64), len(rows)
+        rows, new = rows.to("cpu" if rows.device.type == "mps" else rows.device, torch.float32), len(rows)
         if not new:
             return
         mean = rows.mean(0)
@@ -56,8 +57,9 @@ class PrincipalDirections:
             apart = (self.count * new / (self.count + new)) ** 0.5 * (self.mean - mean)
             stacked = torch.cat([self.scaled, stacked, apart[None]])
             mean = (self.count * self.mean + new * mean) / (self.count + new)
-        _, values, directions = leading_directions(stacked, self.keep)
-        self.scaled, self.mean, self.count = values[:, None] * directions, mean, self.count + new
+        _, values, directions = randomised_svd(stacked, self.keep, 2, torch.Generator().manual_seed(self.count))
+        scaled = values[: self.keep, None] * directions[: self.keep]
+        self.scaled, self.mean, self.count = scaled, mean, self.count + new
 
     def leading(self, rank: int) -> tuple[Tensor, Tensor]:
         """Singular values (rank,) and directions (rank, features); each direction's largest entry is positive."""
@@ -98,8 +100,8 @@ def input_directions(adapter: Adapter, sample: Iterable[Tokens] | None) -> Sourc
             return None
         rank = adapter.layers[name].r
         values, right = found[name].leading(rank)
-        if len(values) < rank or not values[-1] > 1e-7 * values[0]:
-            held = int((values > 1e-7 * values[0]).sum())
+        if len(values) < rank or not values[-1] > 1e-5 * values[0]:
+            held = int((values > 1e-5 * values[0]).sum())
             raise ValueError(
                 f"init_lora_weights: eva: the inputs of {name} vary in {held} directions over the "
                 f"{found[name].count} tokens of the sample, fewer than the rank {rank}. Use a smaller lora.r, or "
@@ -115,7 +117,7 @@ class _Listener:
 
     def __init__(self, adapter: Adapter) -> None:
         self.adapter = adapter
-        self.keep = max(LEAST, SPARE + max(layer.r for layer in adapter.layers.values()))
+        self.keep = max(LEAST, 2 * max(layer.r for layer in adapter.layers.values()))
         self.found: dict[str, PrincipalDirections] = {}
         self.latest: tuple[Tensor, PrincipalDirections] | None = None
         self.chosen: Tensor | None = None

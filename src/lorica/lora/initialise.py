@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lorica.lora.layer import LoraEmbedding, LoraLayer, Strength
+from lorica.lora.leading import randomised_svd
 from lorica.lora.packing_error import Directions, Source
 from lorica.lora.weights import dense_weight
 
@@ -90,7 +91,7 @@ def _pissa(layer: LoraLayer, strength: Strength, kind: str, generator: torch.Gen
     if kind == "pissa":
         u, s, vt = torch.linalg.svd(weight, full_matrices=False)
     else:
-        u, s, vt = _randomised_svd(weight, strength.r, int(kind.removeprefix("pissa_niter_")), generator)
+        u, s, vt = randomised_svd(weight, strength.r, int(kind.removeprefix("pissa_niter_")), generator)
     root = (s[: strength.r] / strength.scale).sqrt()
     return root[:, None] * vt[: strength.r], u[:, : strength.r] * root
 
@@ -110,19 +111,6 @@ def _loftq(
         torch.where(lost[:, None], root[:, None] * vt[: strength.r], down),
         torch.where(lost, u[:, : strength.r] * root, up),
     )
-
-
-def _randomised_svd(
-    weight: Tensor, rank: int, iterations: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Halko et al. 2011, algorithms 4.4 and 5.1, with our own generator (torch's svd_lowrank draws from the global
-    one)."""
-    columns = min(rank + 8, *weight.shape)
-    basis = torch.linalg.qr(weight @ torch.randn(weight.shape[1], columns, generator=generator).to(weight.device)).Q
-    for _ in range(iterations):
-        basis = torch.linalg.qr(weight @ torch.linalg.qr(weight.t() @ basis).Q).Q
-    u, s, vt = torch.linalg.svd(basis.t() @ weight, full_matrices=False)
-    return basis @ u, s, vt
 
 
 def _check_rank(layer: LoraLayer, r: int, most: int) -> None:

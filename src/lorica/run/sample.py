@@ -9,7 +9,7 @@ from lorica.data.examples import Example
 from lorica.lora import Tokens
 from lorica.run.prepare import Prepared
 
-SAMPLE_TOKENS = 16_384
+SAMPLE_TOKENS = 8_192
 TOGETHER = 1_024  # tokens that run at once: one number on every machine, since no knob may change the start
 
 
