@@ -8,6 +8,7 @@ from lorica.cli.completion import complete_setting
 from lorica.cli.train import given, split_arguments
 
 if TYPE_CHECKING:
+    from lorica.planning.compare import Row
     from lorica.planning.plan import Plan
     from lorica.run.plan import Asked
 
@@ -74,8 +75,7 @@ def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
 
     from lorica.cli.terminal import print_json
     from lorica.planning.compare import compare
-    from lorica.planning.gpus import GPUS
-    from lorica.planning.units import shown_bytes, shown_seconds, shown_speed
+    from lorica.planning.units import shown_bytes
 
     rows = compare(*asked)
     if as_json:
@@ -85,21 +85,31 @@ def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
     table = Table(
         box=None, header_style="bold", title=f"{first.machine.name}, {shown_bytes(first.budget)}", title_justify="left"
     )
-    for heading in ("", "peak", "least", "tokens/s", "time", "cost", "longest row", "GPUs"):
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        plan, cost = row.plan, _cost(row.plan, price)
-        table.add_row(
-            row.way,
-            shown_bytes(plan.peak_bytes) if plan.fits else "does not fit",
-            shown_bytes(row.least_bytes),
-            shown_speed(plan.tokens_per_second).removesuffix(" tokens/s") if plan.fits else "",
-            shown_seconds(plan.seconds) if plan.fits and plan.seconds is not None else "",
-            f"{cost:,.2f}" if plan.fits and cost is not None else "",
-            f"{row.longest:,}" if row.longest is not None else "none",
-            f"{len(row.gpus)} of {len(GPUS)}" + (f", from {smallest(row.gpus)}" if row.gpus else ""),
-        )
+    headings = ("", "peak", "least", "tokens/s", "time", "cost", "longest row", "GPUs")
+    cells = [_cells(row, _cost(row.plan, price)) for row in rows]
+    shown = [place for place in range(len(headings)) if any(row[place] for row in cells)]
+    for place in shown:
+        table.add_column(headings[place], overflow="fold")
+    for row_cells in cells:
+        table.add_row(*(row_cells[place] for place in shown))
     Console().print(table)
+
+
+def _cells(row: "Row", cost: float | None) -> tuple[str, ...]:
+    from lorica.planning.gpus import GPUS
+    from lorica.planning.units import shown_bytes, shown_seconds, shown_speed
+
+    plan = row.plan
+    return (
+        row.way,
+        shown_bytes(plan.peak_bytes) if plan.fits else "does not fit",
+        shown_bytes(row.least_bytes),
+        shown_speed(plan.tokens_per_second).removesuffix(" tokens/s") if plan.fits else "",
+        shown_seconds(plan.seconds) if plan.fits and plan.seconds is not None else "",
+        f"{cost:,.2f}" if plan.fits and cost is not None else "",
+        f"{row.longest:,}" if row.longest is not None else "none",
+        f"{len(row.gpus)} of {len(GPUS)}" + (f", from {smallest(row.gpus)}" if row.gpus else ""),
+    )
 
 
 def smallest(names: list[str]) -> str:

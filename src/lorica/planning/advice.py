@@ -19,6 +19,8 @@ def advice_for(
     found = [f"The smallest budget that would do is {shown_bytes(plan.peak_bytes)}."]
     nearest = (plan.peak_bytes, "This run")
     for told, changed, length in changes(config, model, workload):
+        if told.startswith("Both") and len(found) > 1:
+            continue  # one change alone is enough
         work = workload if length is None else even(length, workload.rows, *_schedule(workload))
         solver = solver_for(model, changed, work, machine, dtype)
         least = solver.last().tensor_bytes

@@ -11,7 +11,7 @@ from lorica.config.schema import RunConfig
 from lorica.planning.gpus import GPUS, Gpu
 from lorica.planning.machine import Machine
 from lorica.planning.model import PlannedModel
-from lorica.planning.plan import Plan, make_plan, solver_for, tensor_room
+from lorica.planning.plan import Plan, make_plan, tensor_room
 from lorica.planning.workload import Workload, even
 
 SHORT = 512  # tokens of the shorter of two rows that a straight line is drawn through
@@ -43,10 +43,10 @@ def compare(
     for way in WAYS if model.file is None else ("lora",):
         changed = configured_as(config, way)
         kind = torch.float32 if way == "full" else dtype
-        plan = make_plan(model, changed, workload, machine, kind, budget)
+        plan = make_plan(model, changed, workload, machine, kind, budget, exact=False)
         least = least_plan(plan)
         gpus = [gpu.name for gpu in GPUS if suffices(gpu, kind, least - machine.overhead)]
-        rows.append(Row(way, plan, least, longest_row(model, changed, workload, machine, kind, plan.budget), gpus))
+        rows.append(Row(way, plan, least, longest_row(plan, model), gpus))
     return rows
 
 
@@ -71,18 +71,13 @@ def least_plan(plan: Plan) -> int:
     return plan.peak_bytes - plan.with_spare(plan.tensor_bytes) + plan.with_spare(smallest.tensor_bytes)
 
 
-def longest_row(
-    model: PlannedModel, config: RunConfig, workload: Workload, machine: Machine, dtype: torch.dtype, budget: int
-) -> int | None:
+def longest_row(plan: Plan, model: PlannedModel) -> int | None:
     """The longest row that fits, by a straight line through two lengths: a step's memory grows with its tokens."""
-    sizes, frozen = [], 0
-    for length in (SHORT, 2 * SHORT):
-        short = even(length, workload.rows, workload.batch_size, workload.epochs, workload.steps)
-        solver = solver_for(model, config, short, machine, dtype)
-        sizes.append(solver.last().tensor_bytes)
-        frozen = solver.frozen
-    slope = max(1e-9, (sizes[1] - sizes[0]) / SHORT)
-    found = int(SHORT + (tensor_room(budget, machine, frozen) - sizes[0]) / slope)
+    work, lengths = plan.workload, (SHORT, 2 * SHORT)
+    sizes = [plan.solver.of(even(n, work.rows, work.batch_size, work.epochs, work.steps)).last() for n in lengths]
+    slope = max(1e-9, (sizes[1].tensor_bytes - sizes[0].tensor_bytes) / SHORT)
+    room = tensor_room(plan.budget, plan.machine, plan.solver.frozen)
+    found = int(SHORT + (room - sizes[0].tensor_bytes) / slope)
     if found < 64:
         return None
     return min(found, model.longest) if model.longest is not None else found

@@ -8,7 +8,7 @@ are nearly alike, so two policies are as good as any number up to one layer (a l
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import combinations
 
@@ -56,6 +56,8 @@ class Solver:
 
     def best(self, budget: int) -> Choice | None:
         """The fastest that keeps tensors within `budget` bytes, None if nothing does."""
+        if device_bytes(self.rehearsal.held) > budget:
+            return None
         best: Choice | None = None
         for capacity in self.capacities:
             found = self.fastest(capacity, budget)
@@ -69,6 +71,11 @@ class Solver:
         """Choose tokens and policies anew, whatever was given."""
         self.fixed = None
         self.capacities = capacities_for(self.workload, self.machine.device, None)
+
+    def of(self, workload: Workload) -> Solver:
+        """The same run on other rows."""
+        capacities = capacities_for(workload, self.machine.device, None)
+        return replace(self, workload=workload, capacities=capacities, seen={})
 
     def smallest(self) -> Choice:
         """The least memory that any setting takes."""

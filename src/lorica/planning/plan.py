@@ -100,9 +100,17 @@ class Plan:
 
 
 def make_plan(
-    model: PlannedModel, config: RunConfig, workload: Workload, machine: Machine, dtype: torch.dtype, budget: int | None
+    model: PlannedModel,
+    config: RunConfig,
+    workload: Workload,
+    machine: Machine,
+    dtype: torch.dtype,
+    budget: int | None,
+    *,
+    exact: bool = True,
 ) -> Plan:
-    """The fastest way to run `config` on `machine` within `budget` bytes (None: its free memory), or the smallest.
+    """The fastest way to run `config` on `machine` within `budget` bytes (None: its free memory), or the smallest; if
+    not `exact`, nearly the smallest, sooner.
 
     Raises ValueError for a model that cannot be made or adapted, and rows longer than it has positions for.
     """
@@ -111,7 +119,7 @@ def make_plan(
     budget = machine.memory if budget is None else budget
     room = tensor_room(budget, machine, solver.frozen)
     found = solver.best(room)
-    choice = found or solver.smallest()
+    choice = found or (solver.smallest() if exact else solver.last())
     return _plan(solver, choice, machine, budget, found is not None)
 
 
