@@ -52,6 +52,12 @@ def mark(number: int) -> str:
     return f"{LEAD}{chr(FIRST + number)}{TRAIL}"
 
 
+def core_of(value: object) -> str | None:
+    """The mark of a text's core, where `value` is the mark of a whole text."""
+    is_mark = isinstance(value, str) and len(value) == 3 and value[0] == LEAD and value[2] == TRAIL
+    return str(value)[1] if is_mark else None
+
+
 def marked(value: object) -> bool:
     """Whether there is a mark, or a character of one, anywhere in a value of text, lists and mappings."""
     if isinstance(value, str):
@@ -82,8 +88,8 @@ def filled(value: Any, texts: Sequence[Text]) -> Any:
 
 
 def _filled_text(value: str, texts: Sequence[Text]) -> str:
-    if len(value) == 3 and value[0] == LEAD and value[2] == TRAIL:
-        return texts[ord(value[1]) - FIRST].whole
+    if core := core_of(value):
+        return texts[ord(core) - FIRST].whole
     if len(value) == 1 and value >= chr(FIRST):
         return texts[ord(value) - FIRST].core if NUMBER.match(value) else value
     if not NUMBER.search(value):

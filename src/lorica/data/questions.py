@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from lorica.data.marks import Text, filled, marked, whole_marks
+from lorica.data.marks import Text, core_of, filled, marked, whole_marks
 from lorica.data.template import REFUSALS
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -41,6 +41,7 @@ ARRANGING = {"count", "first", "items", "last", "length", "list", "map", "reject
 PASSING = {"d", "default"}  # give what they are given, after asking only whether it is there
 ESCAPING = {"e", "escape", "forceescape", "safe", "urlize", "xmlattr"}  # make text that escapes what it is joined to
 SCOPES = ("_loop_vars", "_block_vars")  # which Jinja hands to every call inside a loop or block
+STRIPPING = {"trim", "strip"}  # a text's mark without its white space is its core's, by definition
 SLICED, COMPARED, MEASURED, ITERATED, WRITTEN, KEYED = "slice", "compare", "measure", "iterate", "write", "key"
 
 
@@ -105,6 +106,8 @@ class Asked(ImmutableSandboxedEnvironment):
             raise self._cannot_tell(name) from error
         if not _plain(answer) or not whole_marks(answer):
             raise self._cannot_tell(name)
+        if name in STRIPPING and not keywords and [answer] == [core_of(argument) for argument in arguments]:
+            return answer
         holes = tuple(number for number, argument in enumerate(arguments) if marked(argument))
         question = Question(operation, arguments, keywords, answer, holes, not marked(answer))
         self.questions.setdefault(repr((name, arguments, keywords)), question)
@@ -170,7 +173,8 @@ class Asked(ImmutableSandboxedEnvironment):
 
     def _compare(self, left: Any, operation: str, right: Any) -> Any:
         left, right = _settled(left), _settled(right)
-        if marked(left) or marked(right):
+        in_mapping = operation in ("in", "notin") and isinstance(right, Mapping)
+        if marked(left) or marked([*right] if in_mapping else right):  # the values of a mapping are not looked at
             return self.ask(operation, COMPARISONS[operation], left, right)
         return COMPARISONS[operation](left, right)
 

@@ -92,6 +92,8 @@ class ChatTemplate:
 
     def prepared(self, conversation: Conversation) -> Conversation:
         """The conversation as transformers hands it to a template: plain values, no nulls, reasoning by each name."""
+        if not conversation.tools and all(map(_is_plain, conversation.messages)):
+            return conversation
         from transformers.utils.chat_template_utils import _alias_reasoning_fields, _plain_template_data
 
         messages = [
@@ -143,6 +145,11 @@ class ChatTemplate:
             return self._render(conversation, [_with_textual_arguments(message) for message in messages], generate)
         except REFUSALS:
             raise _refusal(conversation, error) from error
+
+
+def _is_plain(message: Message) -> bool:
+    """Whether nothing of a message has to be made plain or given other names."""
+    return len(message) == 2 and type(message.get("role")) is str and type(message.get("content")) is str
 
 
 def _compile_as_served(source: str) -> Template:
