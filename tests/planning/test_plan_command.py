@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bases import write_rows
 from lorica.cli import run
 from lorica.planning.history import history_path, read_history, remember
 
@@ -20,6 +21,16 @@ def test_keys_that_others_rely_on(tiny_base: Path, capsys: pytest.CaptureFixture
     assert sum(plan["terms"].values()) == plan["peak_bytes"] > plan["tensor_bytes"] > 0
     assert plan["settings"]["tokens_per_microbatch"] == 64
     assert plan["cost"] == pytest.approx(plan["seconds"] / 1000)
+
+
+def test_the_rows_of_a_file_are_planned_for_whatever_it_is_called(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_rows(tmp_path / "rows.jsonl", [{"prompt": f"{i} is", "completion": f" {i}"} for i in range(48)])
+    command = ["plan", "--model", str(tiny_base), "--data", "rows.jsonl", "train.batch_size=8", "--json"]
+    assert run([*command, "evaluate.held_out=0.25"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 5, "36 rows are left to train on, 8 a step"
 
 
 def test_units_misread_end_with_one_paragraph(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:

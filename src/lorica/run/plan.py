@@ -24,7 +24,7 @@ from lorica.run.check import server_of
 from lorica.run.rows import read_rows
 from lorica.run.watch import Watcher
 
-NO_ROWS = "rows.jsonl"  # stands for rows that a plan is made without
+NO_ROWS = "<none>"  # stands for rows that a plan is made without; no file is called so
 USUAL_LENGTH = 2048
 Asked = tuple[PlannedModel, RunConfig, Workload, Machine, torch.dtype, int | None]
 
