@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+from transformers import LlamaForCausalLM
 
 from bases import sums, write_base, write_rows
 from lorica.cli import run as run_command
@@ -13,8 +15,10 @@ from lorica.comparing import compare
 from lorica.comparing.compare import METHODS
 from lorica.comparing.methods import method_of, rates
 from lorica.comparing.runs import RunFailed
+from lorica.comparing.terminal import print_comparison
 from lorica.config import default_learning_rate
 from lorica.evaluation.evaluation import Evaluation
+from lorica.run.plan import plan
 from lorica.training.interrupt import Interrupted
 from lorica.training.run_folder import RunFolder
 
@@ -63,6 +67,37 @@ def test_each_method_at_its_best_rate_with_several_seeds(base: dict[str, Any], t
     assert [row["loss"] for row in found.rows] == sorted(row["loss"] for row in found.rows)
     assert json.loads((tmp_path / "out/comparison.json").read_text())["best"]["name"] == found.rows[0]["name"]
     assert "<td>lora</td>" in (tmp_path / "out/comparison.html").read_text()
+
+
+def test_what_does_not_fit_is_planned(base: dict[str, Any], tmp_path: Path) -> None:
+    """A budget that LoRA just fits in: full fine-tuning has the weights' gradients and moments besides."""
+    base["model"] = str(write_base(tmp_path / "wide", hidden_size=256, intermediate_size=6144))
+    parameters = sum(p.numel() for p in LlamaForCausalLM.from_pretrained(base["model"]).parameters())
+    budget = plan(**base).peak_bytes + 5 * parameters
+    base["system"] |= {"memory": f"{budget // 10**6}MB"}
+    command = InThisProcess()
+    found = compare(methods=["full", "lora"], seeds=1, out=tmp_path / "out", command=command, **base)
+    assert [(row["name"], row["planned"]) for row in found.rows] == [("lora", False), ("full", True)]
+    assert len(command.commands) == 3 and all("/lora-" in str(arguments[-1]) for arguments in command.commands)
+    lora, full = found.rows
+    assert full["peak_memory_bytes"] > budget and full["loss"] is None and lora["share_of_full"] is None
+    assert full["trainable_parameters"] == parameters and full["bytes_stored"] == 4 * parameters
+    page = (tmp_path / "out/comparison.html").read_text()
+    assert "full (planned)" in page and "does not fit" in page
+    with Console(width=200, record=True) as console:
+        print_comparison(found.to_dict(), console)
+    text = console.export_text()
+    assert "planned" in text and "does not fit" in text
+    assert json.loads((tmp_path / "out/comparison.json").read_text())["rows"][1]["planned"] is True
+
+
+@pytest.mark.slow
+def test_where_no_method_fits(base: dict[str, Any], tmp_path: Path) -> None:
+    base["system"] |= {"memory": "30MB"}
+    command = InThisProcess()
+    with pytest.raises(ValueError, match=r"none of the methods fits in .*: full at least .*, lora at least"):
+        compare(methods=["full", "lora"], seeds=1, out=tmp_path / "none", command=command, **base)
+    assert not command.commands
 
 
 @pytest.mark.slow

@@ -16,13 +16,16 @@ from typing import Any
 from lorica import config as configuration
 from lorica.comparing.methods import Method, Planned, method_of, planned, rates
 from lorica.comparing.page import render_page
+from lorica.comparing.planned import plan_that_does_not_fit, planned_row
 from lorica.comparing.runs import Command, Finished, RunFailed, run
 from lorica.comparing.table import rows
 from lorica.config import Resolved, to_yaml
+from lorica.evaluation.quantities import memory
 from lorica.files import read_json, write_atomically, write_json
 from lorica.models.facts import width_and_type
 from lorica.run.watch import Watcher
 from lorica.training.interrupt import Interrupted
+from lorica.training.run_folder import RunFolder
 
 CONFIG, CALL, RESULT, PAGE, RUNS = (
     "comparison.yaml",
@@ -36,7 +39,8 @@ METHODS = ("lora", "nf4", "full")
 
 @dataclass(frozen=True)
 class Comparison:
-    """`rows` are the methods, the best first; `best` is the first of them."""
+    """`rows` are the methods, the best first, then those that do not fit, with their plan's figures; `best` is the
+    first of them."""
 
     path: str
     rows: list[dict[str, Any]]
@@ -67,6 +71,9 @@ def compare(
         methods: `lora`, `full`, and packed forms of the base (`nf4`, `q8_0`, `q4_k_m` ...) to train an adapter on.
         resume: the folder of a comparison to go on with, in place of everything else.
         command: runs `lorica` with arguments and returns its exit code; a process each where none is given.
+
+    A method that does not fit in `system.memory`, or in what is free, is not run: its plan's figures stand in its
+    place.
 
     Raises ValueError for anything wrong with the input, `RunFailed` where a run does not finish, `Interrupted` after a
     signal; finished runs are kept.
@@ -111,16 +118,37 @@ class _Comparing:
             self._planned(method, self.rates[method.name][0], self.seeds[0])
 
     def run(self) -> Comparison:
-        tried = {m.name: [self._run(m, lr, self.seeds[0]) for lr in self.rates[m.name]] for m in self.methods}
+        plans = [row for method in self.methods if (row := self._planned_row(method)) is not None]
+        left_out = {row["name"] for row in plans}
+        methods = [method for method in self.methods if method.name not in left_out]
+        if not methods:
+            needed = ", ".join(f"{row['name']} at least {memory(row['peak_memory_bytes'])}" for row in plans)
+            raise ValueError(f"none of the methods fits in {memory(plans[0]['budget_bytes'])} of memory: {needed}.")
+        tried = {m.name: [self._run(m, lr, self.seeds[0]) for lr in self.rates[m.name]] for m in methods}
         chosen: dict[str, list[Finished]] = {}
-        for method in self.methods:
+        for method in methods:
             best = min(tried[method.name], key=lambda finished: finished.loss)
             others = [self._run(method, best.plan.lr, seed) for seed in self.seeds[1:]]
             chosen[method.name] = [best, *others]
-        found = Comparison(str(self.folder), rows(tried, chosen))
+        found = Comparison(str(self.folder), [*rows(tried, chosen), *plans])
         write_json(self.folder / RESULT, found.to_dict())
         write_atomically(self.folder / PAGE, render_page(found.to_dict()).encode())
         return found
+
+    def _planned_row(self, method: Method) -> dict[str, Any] | None:
+        """Where the method does not fit and has not begun."""
+        plans = [self._planned(method, lr, self.seeds[0]) for lr in self.rates[method.name]]
+        if any(RunFolder(self.folder / RUNS / plan.name).holds_a_run() for plan in plans):
+            return None
+        middle = plans[len(plans) // 2]
+        made = plan_that_does_not_fit(middle, self.watcher)
+        if made is None:
+            return None
+        self.watcher.notice(
+            f"{method.name} is planned, not run: it takes {memory(made.peak_bytes)} at least, and may use "
+            f"{memory(made.budget)}"
+        )
+        return planned_row(middle, made)
 
     def _planned(self, method: Method, lr: float, seed: int) -> Planned:
         return planned(self.resolved, method, lr, seed, str(self.folder / RUNS))

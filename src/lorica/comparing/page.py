@@ -20,8 +20,7 @@ def render_page(result: Mapping[str, Any]) -> str:
         metrics=list(result["rows"][0]["metrics"]),
         charts=[(row["name"], curve(row)) for row in result["rows"]],
         share=share,
-        duration=duration,
-        memory=memory,
+        cost=cost,
         quantity=quantity,
     )
 
@@ -36,6 +35,21 @@ def curve(row: Mapping[str, Any]) -> Markup:
         "loss (nats per token)",
         height=200,
     )
+
+
+def loss(row: Mapping[str, Any]) -> str:
+    """The mean over seeds and how far they are apart."""
+    if row["planned"]:
+        return "planned"
+    spread = max(row["loss_by_seed"].values()) - min(row["loss_by_seed"].values())
+    return f"{row['loss']:.4f} (seeds within {spread:.4f})"
+
+
+def cost(row: Mapping[str, Any]) -> list[str]:
+    """Time, peak memory and bytes stored; those of a plan are approximate."""
+    seconds = "" if row["seconds"] is None else duration(row["seconds"])
+    told = [seconds, memory(row["peak_memory_bytes"]), memory(row["bytes_stored"])]
+    return [f"~{text}" if row["planned"] and text else text for text in told]
 
 
 def share(row: Mapping[str, Any]) -> str:

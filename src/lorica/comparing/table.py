@@ -30,6 +30,7 @@ def _row(
     measured = [run.report["measured"] for run in runs]
     return {
         "name": name,
+        "planned": False,
         "settings": {"train.lr": runs[0].plan.lr},
         "lr_curve": {f"{run.plan.lr:.3g}": run.loss for run in tried},
         "loss": fmean(run.loss for run in runs),

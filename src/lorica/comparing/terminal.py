@@ -8,8 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from lorica.comparing.page import share
-from lorica.evaluation.quantities import duration, memory
+from lorica.comparing.page import cost, loss, share
 
 
 def print_comparison(result: Mapping[str, Any], console: Console) -> None:
@@ -18,15 +17,9 @@ def print_comparison(result: Mapping[str, Any], console: Console) -> None:
     for title in ("method", "learning rate", "held-out loss", "of full's gain (95 %)", "time", "peak memory", "stored"):
         table.add_column(title, justify="left" if title == "method" else "right")
     for row in result["rows"]:
-        spread = max(row["loss_by_seed"].values()) - min(row["loss_by_seed"].values())
-        table.add_row(
-            row["name"],
-            f"{row['settings']['train.lr']:.3g}",
-            f"{row['loss']:.4f} (seeds within {spread:.4f})",
-            share(row),
-            duration(row["seconds"]),
-            memory(row["peak_memory_bytes"]),
-            memory(row["bytes_stored"]),
-        )
+        told = (row["name"], f"{row['settings']['train.lr']:.3g}", loss(row), share(row))
+        table.add_row(*told, *cost(row), style="dim" if row["planned"] else "")
     console.print(table)
+    if any(row["planned"] for row in result["rows"]):
+        console.print("planned: does not fit in the memory here, so it was not run; a plan's figures.", style="dim")
     console.print(f"\nbefore: {result['best']['base_loss']:.4f}. All of it is in {result['path']}", highlight=False)
