@@ -3,7 +3,8 @@
 Each lane is a whole run in small: its own warm-up and decay over the few steps it has, since a lane that stopped early
 in the run's schedule would hardly leave the warm-up. The best rate of a short run is higher than that of a long one,
 so what the lanes say is brought to the run's length by a power of the steps (`HORIZON`); lanes are laid around where
-the rule is in that shortened world. The winner is started anew: docs/LOG.md has what continuing it gave.
+the rule is in that shortened world. The winner is started anew, for a lane has decayed to a rate of zero, and at a peak
+that is not the run's: continued, the run would be none that its settings describe.
 """
 
 from __future__ import annotations
