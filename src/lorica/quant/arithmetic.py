@@ -69,15 +69,18 @@ def as_bytes(values: Tensor) -> Tensor:
 
 
 def numbers(packed: Tensor, dtype: torch.dtype) -> Tensor:
-    """The numbers of `dtype` stored in the bytes `packed` (blocks, n * itemsize), wherever they begin."""
-    if not packed.is_contiguous() or packed.storage_offset() % dtype.itemsize:
+    """The numbers of `dtype` stored in the bytes `packed` (..., n * itemsize), wherever they begin; contiguous."""
+    places = packed.storage_offset(), *packed.stride()[:-1]  # torch looks at the stride of a single row too
+    if not packed.is_contiguous() or any(place % dtype.itemsize for place in places):
         packed = packed.clone(memory_format=torch.contiguous_format)
     return packed.view(dtype)
 
 
 def halves(packed: Tensor) -> Tensor:
     """The fp16 numbers stored in the bytes `packed` (blocks, 2 n), as fp32 (blocks, n)."""
-    return numbers(packed, torch.float16).float()
+    strides = packed.storage_offset(), *packed.stride()[:-1]
+    even = all(stride % 2 == 0 for stride in strides)  # then they are read where they are
+    return (packed.view(torch.float16) if even else numbers(packed, torch.float16)).float()
 
 
 def extreme(values: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class Q8_0(BlockCodec):
         return packed
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
-        out.copy_(packed[:, 2:].contiguous().view(torch.int8)).mul_(halves(packed[:, :2]))
+        out.copy_(packed[:, 2:].view(torch.int8)).mul_(halves(packed[:, :2]))
 
 
 class Symmetric(BlockCodec):
@@ -55,7 +55,12 @@ class Symmetric(BlockCodec):
         return torch.cat([as_bytes(to_half(scale)), join_codes(codes.to(torch.uint8), self.bits)], 1)
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
-        out.copy_(split_codes(packed[:, 2:], self.bits)).sub_(self.levels).mul_(halves(packed[:, :2]))
+        nibbles = split(packed[:, -16:], 4, 2).view(-1, BLOCK)
+        if self.bits == 4:
+            codes = nibbles.sub_(self.levels)
+        else:  # less 16, a code without its fifth bit has all upper bits set, and one with it none
+            codes = nibbles.bitwise_or_(spread(packed[:, 2:6], zero=0xF0, one=0))
+        out.copy_(codes.view(torch.int8)).mul_(halves(packed[:, :2]))
 
 
 class Affine(BlockCodec):
@@ -83,7 +88,10 @@ class Affine(BlockCodec):
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
         ends = halves(packed[:, :4])
-        out.copy_(split_codes(packed[:, 4:], self.bits)).mul_(ends[:, :1]).add_(ends[:, 1:])
+        codes = split(packed[:, -16:], 4, 2).view(-1, BLOCK)
+        if self.bits == 5:
+            codes |= spread(packed[:, 4:8], zero=0, one=16)
+        out.copy_(codes).mul_(ends[:, :1]).add_(ends[:, 1:])
 
 
 def join_codes(codes: Tensor, bits: int) -> Tensor:
@@ -94,11 +102,3 @@ def join_codes(codes: Tensor, bits: int) -> Tensor:
     # bit b of byte k is the fifth bit of element 8 k + b
     fifth = join((codes >> 4).view(-1, 4, 8).transpose(1, 2), 1)
     return torch.cat([fifth, nibbles], 1)
-
-
-def split_codes(packed: Tensor, bits: int) -> Tensor:
-    """The inverse of `join_codes`, uint8 (blocks, 32)."""
-    if bits == 4:
-        return split(packed, 4, 2).view(-1, BLOCK)
-    codes = split(packed[:, 4:], 4, 2).view(-1, BLOCK)
-    return codes.bitwise_or_(spread(packed[:, :4], at=4))

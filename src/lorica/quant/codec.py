@@ -19,7 +19,7 @@ from lorica.quant.arithmetic import divide, square_root, total
 
 # Weights at a time: on a CPU what stays in a core's cache, on a GPU what fills it. A search keeps ten arrays of them.
 PACK_CHUNK = {"cpu": 2**18, "cuda": 2**23}
-UNPACK_CHUNK = {"cpu": 2**16, "cuda": 2**24}
+UNPACK_CHUNK = {"cpu": 2**18, "cuda": 2**24}
 
 
 class Codec(ABC):
@@ -80,14 +80,16 @@ class Codec(ABC):
         if has_kernel(self.name, packed, out):
             unpack_(self.name, packed, out)
             return out
-        for start, stop in chunks(rows, columns, for_device(UNPACK_CHUNK, packed.device)):
-            into = out[start:stop]
-            if into.dtype == torch.float32 and into.is_contiguous():
-                self.unpack_rows(packed[start:stop], into)
-            else:
-                dense = torch.empty(into.shape, dtype=torch.float32, device=into.device)
-                self.unpack_rows(packed[start:stop], dense)
-                into.copy_(dense)
+        ranges = list(chunks(rows, columns, for_device(UNPACK_CHUNK, packed.device)))
+        if out.dtype == torch.float32 and out.is_contiguous():
+            for start, stop in ranges:
+                self.unpack_rows(packed[start:stop], out[start:stop])
+            return out
+        scratch = torch.empty(ranges[0][1] if ranges else 0, columns, dtype=torch.float32, device=packed.device)
+        for start, stop in ranges:
+            dense = scratch[: stop - start]
+            self.unpack_rows(packed[start:stop], dense)
+            out[start:stop] = dense
         return out
 
     @abstractmethod
@@ -147,9 +149,11 @@ class BlockCodec(Codec):
         return (importance * spread).view(-1, self.block_length)
 
 
-def chunks(rows: int, columns: int, most: int) -> Iterator[tuple[int, int]]:
-    """Ranges of rows with about `most` weights each, at least one row."""
+def chunks(rows: int, columns: int, most: int, aligned: int = 1) -> Iterator[tuple[int, int]]:
+    """Ranges of rows with about `most` weights each, at least one row; where they hold `aligned` rows, multiples of
+    it."""
     step = max(1, most // columns)
+    step -= step % aligned if step > aligned else 0
     for start in range(0, rows, step):
         yield start, min(rows, start + step)
 

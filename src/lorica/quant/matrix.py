@@ -17,6 +17,7 @@ from lorica.quant.codec import Codec, chunks, for_device
 # Weights unpacked at a time. A CPU's products are slow on few rows, and its allocator gives 16 MB again without new
 # pages; a GPU takes everything but an output head at once.
 CHUNK = {"cpu": 2**22, "cuda": 2**26}
+ALIGNED_ROWS = 256  # on which larger chunks end: columns of a result that begin off a cache line cost twice the product
 
 
 class PackedMatrix(nn.Module):
@@ -42,7 +43,7 @@ class PackedMatrix(nn.Module):
 
     def chunks(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Ranges of rows and their weights (rows, columns), to be read only, whose memory the next range takes."""
-        ranges = list(chunks(*self.shape, self.chunk_weights))
+        ranges = list(chunks(*self.shape, self.chunk_weights, ALIGNED_ROWS))
         buffer = self._empty(max((stop - start for start, stop in ranges), default=0), dtype)
         kept = self.cache.find(self, buffer) if self.cache is not None else None
         for start, stop in ranges:

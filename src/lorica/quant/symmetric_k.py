@@ -23,7 +23,7 @@ def recode(x: Tensor, codes: Tensor, scale: Tensor, levels: int) -> Tensor:
 def write(codes: Tensor, step: Tensor, small: Tensor, levels: int, out: Tensor) -> None:
     """`codes` uint8 (blocks, 256), `step` fp32 (blocks, 1), `small` (blocks, 16)."""
     scale = (step * small).unsqueeze(-1)
-    out.copy_(codes).sub_(levels).view(-1, SUB_BLOCK, SUB_BLOCK).mul_(scale)
+    out.copy_(codes.sub_(levels).view(torch.int8)).view(-1, SUB_BLOCK, SUB_BLOCK).mul_(scale)
 
 
 class Q6_K(BlockCodec):
@@ -54,8 +54,9 @@ class Q6_K(BlockCodec):
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
         low = split(packed[:, :128].reshape(-1, 2, 64), 4, 2).view(-1, 2, 4, 32)
         codes = low.bitwise_or_(split(packed[:, 128:192].reshape(-1, 2, 32), 2, 4, at=4))
-        small = packed[:, 192:208].contiguous().view(torch.int8)
-        write(codes.view(-1, SUPER_BLOCK), halves(packed[:, 208:]), small, self.levels, out)
+        write(
+            codes.view(-1, SUPER_BLOCK), halves(packed[:, 208:]), packed[:, 192:208].view(torch.int8), self.levels, out
+        )
 
 
 class Q3_K(BlockCodec):
@@ -98,5 +99,5 @@ class Q3_K(BlockCodec):
         codes = split(packed[:, 32:96].reshape(-1, 2, 32), 2, 4).view(-1, 8, 32)
         codes |= split(packed[:, :32], 1, 8, at=2)
         small = split(packed[:, 96:104], 4, 2).view(-1, SUB_BLOCK)
-        small |= split(packed[:, 104:108], 2, 4).view(-1, SUB_BLOCK) << 4
-        write(codes.view(-1, SUPER_BLOCK), halves(packed[:, 108:]), small.float().sub_(32), self.levels, out)
+        small |= split(packed[:, 104:108], 2, 4, at=4).view(-1, SUB_BLOCK)
+        write(codes.view(-1, SUPER_BLOCK), halves(packed[:, 108:]), small.sub_(32).view(torch.int8), self.levels, out)

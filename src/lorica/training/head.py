@@ -18,10 +18,11 @@ from lorica.kernels import cross_entropy, cross_entropy_
 from lorica.lora.weights import dtype_of, has_weight, vocabulary_of
 from lorica.quant import PackedLinear
 
-# Bytes of one chunk of fp32 logits. On a CPU larger chunks are no faster; a GPU needs more rows to fill its cores. A
-# packed projection is unpacked twice a chunk, which takes more rows to be lost in its products.
+# Bytes of one chunk of logits in fp32. On a CPU larger chunks are no faster; a GPU needs more rows to fill its cores.
 CHUNK_BYTES = {"cpu": 32 << 20, "cuda": 512 << 20}
-PACKED_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 512 << 20}
+# Bytes of one in the type of a packed projection, which is unpacked twice a chunk: it takes more rows to be lost in its
+# products. Sixteen-bit logits are widened for the loss some rows at a time, as many as above.
+PACKED_CHUNK_BYTES = {"cpu": 128 << 20, "cuda": 256 << 20}
 # Constants that models multiply or divide their logits by, as their configs call them: Cohere, Granite, Falcon-H1, ...
 SCALES = ("logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
@@ -79,11 +80,21 @@ class LossHead:
 
     def chunk_rows(self, hidden: Tensor) -> int:
         packed = isinstance(getattr(self.projection, "base", self.projection), PackedLinear)
-        sizes = PACKED_CHUNK_BYTES if packed else CHUNK_BYTES
-        budget = self.chunk_bytes or sizes.get(hidden.device.type, sizes["cuda"])
-        most = max(1, budget // (4 * vocabulary_of(self.projection)))
+        sizes, itemsize = (PACKED_CHUNK_BYTES, dtype_of(self.projection).itemsize) if packed else (CHUNK_BYTES, 4)
+        most = self._rows(sizes, itemsize, hidden.device)
         chunks = max(1, -(-len(hidden) // most))
         return max(1, -(-len(hidden) // chunks))  # of one size: a last chunk of few rows takes as long as a whole one
+
+    def _rows(self, sizes: dict[str, int], itemsize: int, device: torch.device) -> int:
+        budget = self.chunk_bytes or sizes.get(device.type, sizes["cuda"])
+        return max(1, budget // (itemsize * vocabulary_of(self.projection)))
+
+    def losses_(self, logits: Tensor, labels: Tensor, coefficients: Tensor) -> Tensor:
+        """`coefficients * losses` (rows,) of a chunk of logits, which become their gradient."""
+        most = self._rows(CHUNK_BYTES, 4, logits.device)
+        parts = zip(*(values.split(most) for values in (logits, labels, coefficients)), strict=True)
+        losses = [cross_entropy_(z, right, c, self.scale, self.softcap)[0] for z, right, c in parts]
+        return torch.cat(losses).mul_(coefficients)
 
 
 def project(projection: nn.Module, hidden: Tensor, out: Tensor) -> Tensor:
@@ -119,8 +130,7 @@ class _FrozenProjectionLoss(torch.autograd.Function):
         )
         for chunk in head.chunks(hidden):
             logits = project(head.projection, hidden[chunk], buffer[: chunk.stop - chunk.start])
-            losses, _ = cross_entropy_(logits, labels[chunk], coefficients[chunk], head.scale, head.softcap)
-            losses *= coefficients[chunk]
+            losses = head.losses_(logits, labels[chunk], coefficients[chunk])
             if lanes is None:
                 sums += losses.sum()
             else:
@@ -154,8 +164,7 @@ class _ModuleLoss(torch.autograd.Function):
                 rows = hidden[chunk].detach().requires_grad_()
                 logits = head.projection(rows)
             d_logits = logits.detach().contiguous()  # autograd objects, should the projection still need its output
-            losses, _ = cross_entropy_(d_logits, labels[chunk], coefficients[chunk], head.scale, head.softcap)
-            total += (losses * coefficients[chunk]).sum()
+            total += head.losses_(d_logits, labels[chunk], coefficients[chunk]).sum()
             found = torch.autograd.grad(logits, (rows, *trained), d_logits, allow_unused=True)
             if found[0] is not None:
                 gradient[chunk] = found[0]
