@@ -38,10 +38,10 @@ def _lines(found: dict[str, Any], indent: str = "") -> list[str]:
     """A line a value; nested objects indented, lists of modules as a small table."""
     lines: list[str] = []
     for name, value in found.items():
-        if isinstance(value, dict) and name != "layers":
-            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
-        elif name == "layers":
+        if isinstance(value, dict) and name == "layers":
             lines += [f"{indent}layers:", *(_layer(number, layer, indent + "  ") for number, layer in value.items())]
+        elif isinstance(value, dict):
+            lines += [f"{indent}{name}:", *_lines(value, indent + "  ")]
         elif name == "modules":
             lines += [f"{indent}{len(value)} modules:", *(_module(module, indent + "  ") for module in value)]
         else:

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lorica.data.examples import Example
 from lorica.data.packing import pack
+
+SUPERVISED = ("predict_at", "labels", "weights", "owners")  # what a batch has for each supervised token
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,20 @@ class Batch:
         values: dict[str, Any] = vars(self)
         moved: dict[str, Any] = {key: x.to(device) for key, x in values.items() if isinstance(x, Tensor)}
         return replace(self, **moved)
+
+    def rounded(self, multiple: int) -> Batch:
+        """With tokens and supervised positions up to a multiple of so many: a document of tokens 0 at the end, and
+        positions of weight 0. For one lane."""
+        tokens, supervised = -self.input_ids.shape[1] % multiple, -len(self.labels) % multiple
+        count = torch.arange(tokens, device=self.input_ids.device).unsqueeze(0)
+        by_supervised: dict[str, Any] = {name: F.pad(getattr(self, name), (0, supervised)) for name in SUPERVISED}
+        return replace(
+            self,
+            input_ids=F.pad(self.input_ids, (0, tokens)),
+            position_ids=torch.cat([self.position_ids, count], 1),
+            lengths=[*self.lengths, tokens] if tokens else self.lengths,
+            **by_supervised,
+        )
 
 
 def microbatches(examples: list[Example], capacity: int) -> list[Batch]:
