@@ -95,11 +95,13 @@ def test_no_wide_copy_of_an_input_is_kept_on_a_bf16_base() -> None:
     """PEFT casts the input of every adapted linear to the type of its pair, fp32, and keeps it."""
     model = tiny_models.llama().to(torch.bfloat16)
     subject = subject_of(model, tiny_models.randomise(attach(model, r=3, alpha=5)))
-    [batch] = microbatches(random_examples(1), 64)
+    batch = microbatches(random_examples(12), 200)[0]
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         subject.engine.loss(batch, batch.weights)
-    tokens, layers, sizes = batch.rounded(32).input_ids.numel(), model.config.num_hidden_layers, model.config
+    whole = batch.rounded(32)
+    assert len(whole.labels) < whole.input_ids.numel(), "or the last norm's input has the same shape"
+    tokens, layers, sizes = whole.input_ids.numel(), model.config.num_hidden_layers, model.config
     inputs = [x for x in kept if x.shape in {(tokens, sizes.hidden_size), (tokens, sizes.intermediate_size)}]
     assert len(inputs) >= 4 * layers  # those of attention and of the MLP, gate and up
     assert {x.dtype for x in inputs} == {torch.bfloat16}
