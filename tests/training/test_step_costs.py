@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 import tiny_models
 from lorica.data import microbatches
+from lorica.data.examples import Example
 from lorica.lora import attach
 from lorica.training.subject import subject_of
 
