@@ -52,7 +52,8 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown page whose section between the quality marks is replaced")
     arguments = parser.parse_args()
     bench = Bench(arguments.data, arguments.work, arguments.threads, arguments.rows)
-    content = surroundings() | {"base": _hash(BASE / "model.safetensors"), "command": [Path(word).name for word in sys.argv]}
+    command = [Path(word).name for word in sys.argv]
+    content = surroundings() | {"base": _hash(BASE / "model.safetensors"), "command": command}
     for task in (TASKS[name] for name in arguments.tasks):
         found = {}
         for name in arguments.methods:
