@@ -69,6 +69,7 @@ def test_each_method_at_its_best_rate_with_several_seeds(base: dict[str, Any], t
     assert "<td>lora</td>" in (tmp_path / "out/comparison.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_planned(base: dict[str, Any], tmp_path: Path) -> None:
     """A budget that LoRA just fits in: full fine-tuning has the weights' gradients and moments besides."""
     base["model"] = str(write_base(tmp_path / "wide", hidden_size=256, intermediate_size=6144))
