@@ -121,6 +121,7 @@ def test_the_share_is_of_the_fall_in_loss(base: dict[str, Any], tmp_path: Path) 
     assert [share["low"], share["high"]] == pytest.approx([low, high], abs=0.25 * (high - low))
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_or_is_stopped_and_goes_on(base: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"lora-lr.*exit code 1.*lorica compare --resume"):
         compare(methods=["lora", "full"], seeds=1, out=tmp_path / "out", command=InThisProcess(2), **base)

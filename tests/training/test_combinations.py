@@ -102,7 +102,10 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
     return {weights: load(folder, device="cpu", dtype="fp32", weights=weights) for weights in ("as-is", "nf4")}
 
 
-@pytest.mark.parametrize("pair", TRAINED, ids="+".join)
+EVERY_THIRD = [pytest.param(pair, marks=[pytest.mark.slow] * (number % 3 > 0)) for number, pair in enumerate(TRAINED)]
+
+
+@pytest.mark.parametrize("pair", EVERY_THIRD, ids=map("+".join, TRAINED))
 def test_what_is_allowed_trains_two_steps(pair: tuple[str, str], bases: dict[str, Base], tmp_path: Path) -> None:
     settings = both(pair)
     assert settings is not None
