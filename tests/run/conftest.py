@@ -36,7 +36,7 @@ def settings(tiny_base: Path, rows: Path, tmp_path: Path) -> Callable[..., dict[
             "lora": {"r": 3, "alpha": 5},
             "train": {"steps": 8, "batch_size": 4, "lr": 0.01},
             "evaluate": {"held_out": 0.2, "samples": 1, "max_new_tokens": 3, "forgetting": None},
-            "system": {"threads": 1},
+            "system": {"threads": 1, "tokens_per_microbatch": 256, "checkpointing": "none"},
         }
         for section, given in sections.items():
             both_mappings = isinstance(given, dict) and isinstance(values.get(section), dict)
