@@ -23,7 +23,7 @@ WEIGHTS |= {
 
 @pytest.fixture(scope="module")
 def functional() -> Any:
-    return pytest.importorskip("bitsandbytes.functional")
+    return pytest.importorskip("bitsandbytes.functional", reason="needs bitsandbytes, which is there on Linux only")
 
 
 def stored(functional: Any, weight: Tensor, name: str) -> dict[str, Tensor]:

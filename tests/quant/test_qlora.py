@@ -16,7 +16,7 @@ SKIP = (".embed_tokens", ".lm_head")
 
 def on_bitsandbytes(model: Any, double: bool) -> Any:
     """`model` with its layers' linears in bitsandbytes' NF4, ready for PEFT."""
-    library = pytest.importorskip("bitsandbytes")
+    library = pytest.importorskip("bitsandbytes", reason="needs bitsandbytes, which is there on Linux only")
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear) and not name.endswith("lm_head"):
             packed = library.nn.Linear4bit(

@@ -8,6 +8,7 @@ prompt) the twin's renderings are kept, and `turns.py` finds the turns in them, 
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def joined(turns: Iterable[Turn]) -> list[Served]:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(ABC):
     """How conversations are served whose texts answer `questions` as their marks do."""
 
     questions: list[Question]
@@ -58,6 +59,7 @@ class Layout:
         """Whether it is the layout of the conversation with these texts, which has its outline."""
         return all(question.same(texts) for question in self.questions)
 
+    @abstractmethod
     def served(
         self, template: Renderer, conversation: Conversation, texts: Sequence[Text], wanted: Collection[int],
         findings: Findings,
@@ -67,7 +69,6 @@ class Layout:
         Raises:
             ValueError: naming the row, where nothing says how a turn begins or ends.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

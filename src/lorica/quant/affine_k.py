@@ -2,6 +2,8 @@
 t, the super-block one fp16 step d for the former and one, m, for the latter.
 """
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -52,12 +54,13 @@ class AffineK(BlockCodec):
         scale, offset = (steps[..., None] * small).unsqueeze(-1).unbind(1)
         out.copy_(codes).view(len(out), -1, self.sub_block).mul_(scale).sub_(offset)
 
+    @abstractmethod
     def own_weights(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
+        """How much each error of `x` (weights of a sub-block, sub-blocks) counts, where no importance is given."""
 
+    @abstractmethod
     def layout(self, codes: Tensor, small: Tensor, steps: Tensor) -> Tensor:
         """The bytes of `codes` (blocks, 256), `small` (2, blocks, sub-blocks) and `steps` (blocks, 4)."""
-        raise NotImplementedError
 
 
 class Q2_K(AffineK):

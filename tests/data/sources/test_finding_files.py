@@ -207,7 +207,7 @@ def test_addresses(read: Any, tmp_path: Path) -> None:
 
 
 def test_the_web(read: Any, put: Any, tmp_path: Path) -> None:
-    pytest.importorskip("aiohttp")
+    pytest.importorskip("aiohttp", reason="needs the extra [remote]")
     put("rows.jsonl.gz", gzip.compress(LINE * 3))
     handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
