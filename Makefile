@@ -1,5 +1,8 @@
 # Every target sets up what it needs. PYTHON=python3.12 make test uses another interpreter; remove .venv first.
 PYTHON ?= python3
+# Tests compute with tensors so small that threads only wait for each other: one each, and as many processes side by side.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses $(WORKERS) --dist loadfile
 BIN := .venv/bin
 
 .PHONY: setup demo test test-slow judge lint format bench clean
@@ -15,10 +18,10 @@ demo: setup
 	$(BIN)/lorica demo
 
 test: setup lint
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: setup
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 # llama-cpp-python is built from source on the first call (about 15 minutes); JUDGE_ARGS=... are pytest's.
 judge: setup

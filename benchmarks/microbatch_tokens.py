@@ -1,6 +1,6 @@
 """Training tokens a second against the tokens of a microbatch, on this machine, for one base.
 
-    python benchmarks/microbatch_tokens.py [--base PATH] [--repeats 5]
+    python benchmarks/microbatch_tokens.py [--base PATH] [--dtype fp32] [--repeats 5]
 
 The rows are random tokens, half of them supervised, 50 to 150 tokens long; every size does the same rows. Sizes are
 interleaved so that a noisy machine disturbs all of them alike; the table gives the median and the range.
@@ -17,9 +17,9 @@ from lorica.data import Example, microbatches
 from lorica.demo.settings import BASE
 from lorica.lora import attach
 from lorica.models import load
-from lorica.training.loss import token_losses
+from lorica.training.subject import subject_of
 
-SIZES = (1, 128, 256, 512, 1024, 2048)
+SIZES = (128, 256, 512, 1024, 2048)
 
 
 def examples(vocabulary: int, rows: int = 32) -> list[Example]:
@@ -34,10 +34,11 @@ def examples(vocabulary: int, rows: int = 32) -> list[Example]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=BASE)
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
-    base = load(arguments.base, dtype="fp32")
-    attach(base)
+    base = load(arguments.base, dtype=arguments.dtype)
+    engine = subject_of(base.model, attach(base)).engine
     rows = examples(base.model.config.vocab_size)
     tokens = sum(len(row.input_ids) for row in rows)
     speeds: dict[int, list[float]] = {size: [] for size in SIZES}
@@ -46,8 +47,7 @@ def main() -> None:
             batches = [batch.to(base.device) for batch in microbatches(rows, size)]
             started = time.perf_counter()
             for batch in batches:
-                losses, _ = token_losses(base.model, batch)
-                (losses * batch.weights).sum().backward()
+                engine.loss(batch, batch.weights).backward()
             if repeat:  # the first round warms up
                 speeds[size].append(tokens / (time.perf_counter() - started))
     for size, found in speeds.items():

@@ -23,7 +23,10 @@ from lorica.planning.rehearsal import Rehearsal
 from lorica.planning.whole import Rehearsed, WholeStep, device_bytes, whole_step
 from lorica.planning.workload import Workload
 
-BUSY = {"cpu": 256, "cuda": 8192}  # tokens beyond which a device is no faster (benchmarks/microbatch_tokens.py)
+# Tokens beyond which lean layers are hardly faster (benchmarks/microbatch_tokens.py), and on a CPU a model's own layers
+# slower, whose mask costs the square.
+BUSY = {"cpu": 1024, "cuda": 8192}
+BUSY_WITH_MASK = {"cpu": 256, "cuda": 8192}
 FEWEST = 64
 
 
@@ -61,20 +64,23 @@ class Solver:
         best: Choice | None = None
         for capacity in self.capacities:
             found = self.fastest(capacity, budget)
-            slower = found is not None and best is not None and found.tokens_per_second <= best.tokens_per_second
-            if slower and found is not None and set(found.policies) <= {self.ladder[0]}:
-                break  # with everything kept, fewer tokens would only be slower still
-            best = best if slower or found is None else found
+            if found is None:
+                continue
+            faster = best is None or found.tokens_per_second > best.tokens_per_second
+            best = found if faster else best
+            keeps_all = set(found.policies) <= {self.ladder[0]}
+            if keeps_all and (self.rehearsal.is_lean or not faster):
+                break  # fewer tokens would only be slower still
         return best
 
     def free(self) -> None:
         """Choose tokens and policies anew, whatever was given."""
         self.fixed = None
-        self.capacities = capacities_for(self.workload, self.machine.device, None)
+        self.capacities = capacities_for(self.workload, self.machine.device, self.rehearsal.is_lean)
 
     def of(self, workload: Workload) -> Solver:
         """The same run on other rows."""
-        capacities = capacities_for(workload, self.machine.device, None)
+        capacities = capacities_for(workload, self.machine.device, self.rehearsal.is_lean)
         return replace(self, workload=workload, capacities=capacities, seen={})
 
     def smallest(self) -> Choice:
@@ -200,12 +206,10 @@ def ladder_for(rehearsal: Rehearsal, can_recompute: bool, device: str, tokens: i
     return [policy for policy in known.values() if policy.mlp_tokens is None or policy.mlp_tokens < tokens]
 
 
-def capacities_for(workload: Workload, device: str, given: int | None) -> list[int]:
+def capacities_for(workload: Workload, device: str, is_lean: bool) -> list[int]:
     """Tokens of a microbatch to try, the most first."""
-    if given is not None:
-        return [given]
     found: list[int] = []
-    capacity = BUSY["cpu" if device == "cpu" else "cuda"]
+    capacity = (BUSY if is_lean else BUSY_WITH_MASK)["cpu" if device == "cpu" else "cuda"]
     while capacity >= FEWEST:
         if not found or workload.microbatch_tokens(capacity) < workload.microbatch_tokens(found[-1]):
             found.append(capacity)

@@ -135,7 +135,7 @@ def solver_for(
         full = config.model_copy(update={"system": config.system.model_copy(update={"checkpointing": "full"})})
         recomputing = Rehearsal.of(model, full, dtype, device)
     given = config.system.tokens_per_microbatch
-    capacities = capacities_for(workload, machine.device, None if given == "auto" else given)
+    capacities = capacities_for(workload, machine.device, rehearsal.is_lean) if given == "auto" else [given]
     ladder = ladder_for(rehearsal, recomputing is not None, machine.device, workload.microbatch_tokens(capacities[0]))
     solver = Solver(rehearsal, recomputing, machine, workload, capacities, ladder)
     if config.system.checkpointing != "auto":

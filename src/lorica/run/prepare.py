@@ -149,8 +149,7 @@ def _derive_how(resolved: Resolved, base: Base) -> Resolved:
 def tokens_per_microbatch(base: Base) -> tuple[int, str]:
     """As many tokens as keep the device busy, within a budget for the logits (tokens x vocabulary values)."""
     vocabulary = vocabulary_of(base.model.get_input_embeddings())
-    # On a CPU lean layers take as long for a token in 256 as in 2,048. A model's own take longer, because their mask
-    # costs the square (benchmarks/microbatch_tokens.py).
+    # On a CPU a model's own layers take longer for a token in a longer row, because their mask costs the square.
     busy = 8192 if base.device.type == "cuda" else 256
     affordable = LOGITS_BUDGET // (LOGITS_BYTES_PER_VALUE * vocabulary)
     if affordable < busy:
