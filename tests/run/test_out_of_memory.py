@@ -79,7 +79,7 @@ def test_a_budget_that_nothing_fits_in_is_refused(settings: Settings) -> None:
 def test_a_budget_is_met_by_smaller_microbatches(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorica.planning.profile.overhead_bytes", lambda device: 10**8)  # the tests' own varies
     ample = lorica.train(**settings("ample", train={"steps": 1}, system=FREE)).report["plan"]
-    assert ample["fits"] and ample["settings"]["tokens_per_microbatch"] == 256
+    assert ample["fits"] and ample["settings"]["tokens_per_microbatch"] == 1024
     budget = ample["peak_bytes"] - ample["tensor_bytes"] // 4
     tight = lorica.train(**settings("tight", train={"steps": 1}, system=FREE | {"memory": str(budget)})).report["plan"]
     assert tight["fits"] and tight["tensor_bytes"] < 0.8 * ample["tensor_bytes"]
