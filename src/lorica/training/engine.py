@@ -65,7 +65,8 @@ class PlainEngine:
 @dataclass(frozen=True)
 class HeadedEngine:
     """`hidden` gives the final hidden states (supervised, hidden) of a packed row where it is supervised, and `head`
-    their loss. `body` is what lean layers are in, if any are. Batches of one lane are rounded up to `multiple`."""
+    their loss. `body` is what lean layers are in, if any are. On a CPU batches of one lane are rounded up to a
+    `multiple`."""
 
     hidden: Callable[[Batch], Tensor]
     head: LossHead
@@ -85,7 +86,9 @@ class HeadedEngine:
         return losses[: len(batch.labels)], hits[: len(batch.labels)]
 
     def whole(self, batch: Batch) -> Batch:
-        return batch if self.multiple == 1 or len(batch.input_ids) > 1 else batch.rounded(self.multiple)
+        ids = batch.input_ids
+        rounds = self.multiple > 1 and len(ids) == 1 and ids.device.type == "cpu"
+        return batch.rounded(self.multiple) if rounds else batch
 
     def lane_losses(self, batch: Batch, coefficients: Tensor, lanes: Tensor) -> Tensor:
         return self.head.lane_losses(self.hidden(batch), batch.labels, coefficients, lanes, len(batch.input_ids))
@@ -135,12 +138,11 @@ def candidates(
 
 
 def multiple_of(model: nn.Module) -> int:
-    """What the sizes of a batch are rounded up to: oneDNN compiles the products of 16-bit types for each number of
-    rows, and keeps what it compiled. By 400 sizes of two products with 256 by 512 weights a process grew by 620 MB, in
-    fp32 by 9 (AMX, torch 2.13)."""
+    """What the sizes of a batch on a CPU are rounded up to: oneDNN compiles the products of 16-bit types for each
+    number of rows, and keeps what it compiled. By 400 sizes of two products with 256 by 512 weights a process grew by
+    620 MB, in fp32 by 9 (AMX, torch 2.13)."""
     table: Any = model.get_input_embeddings()  # type: ignore[operator]
-    sixteen_bits = dtype_of(table) in (torch.bfloat16, torch.float16)
-    return ROWS_COMPILED if sixteen_bits and next(model.parameters()).device.type == "cpu" else 1
+    return ROWS_COMPILED if dtype_of(table) in (torch.bfloat16, torch.float16) else 1
 
 
 def lean_hidden(body: LeanBody, adapter: Adapter | None, batch: Batch) -> Tensor:
