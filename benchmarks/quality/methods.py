@@ -3,6 +3,7 @@
 FULL, PEFT = "full fine-tuning", "LoRA r 16, PEFT library"
 ATTENTION = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"
 MLP = "lora.target_modules=[gate_proj,up_proj,down_proj]"
+WITH_EMBEDDINGS = "lora.target_modules=[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,embed_tokens,lm_head]"
 
 
 def lora(rank: int, *more: str) -> list[str]:
@@ -20,6 +21,7 @@ METHODS: dict[str, list[str]] = {
     "LoRA r 1": lora(1),
     "LoRA r 16, attention only": lora(16, ATTENTION),
     "LoRA r 16, MLP only": lora(16, MLP),
+    "LoRA r 16, embeddings too": lora(16, WITH_EMBEDDINGS),
     "DoRA r 16": lora(16, "lora.use_dora=true"),
     "PiSSA r 16": lora(16, "lora.init_lora_weights=pissa"),
     "rsLoRA r 16": lora(16, "lora.use_rslora=true"),
