@@ -28,7 +28,7 @@ from lorica.config import TrainConfig
 from lorica.data.batches import microbatches
 from lorica.data.examples import Example
 from lorica.lora import attach
-from lorica.quant import codec, fallback, keep_unpacked, pack_model
+from lorica.quant import codec, fallback, pack_model
 from lorica.training.lanes import LaneLoop, LaneRun
 from lorica.training.optimiser import Optimiser
 from lorica.training.subject import Subject, subject_of
@@ -48,7 +48,6 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=20, help="of measuring a point, and three alternations at least"
     )
-    parser.add_argument("--cache-mib", type=int, default=0, help="what packed layers may keep unpacked")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--page", type=Path, help="Markdown page whose section between the lanes marks is replaced")
     parser.add_argument("--chart", type=Path, help="the curve as SVG")
@@ -83,8 +82,6 @@ def subjects(name: str, arguments: argparse.Namespace) -> list[Subject]:
     for number, layer in enumerate(layers):
         layer.self_attn.layer_idx = number
     model.model.layers, model.config.num_hidden_layers = torch.nn.ModuleList(layers), arguments.layers
-    if name != "dense":
-        keep_unpacked(model, arguments.cache_mib << 20)
     bases = (model, copy.deepcopy(model))
     return [subject_of(base, attach(base, r=16, alpha=32, lanes=n)) for base, n in zip(bases, (1, LANES), strict=True)]
 

@@ -2,7 +2,7 @@
 
 The shape is SmolLM2-135M's with random weights, one microbatch of 1,024 tokens, LoRA of rank 16 on all linear layers,
 every token supervised. Steps of the two alternate, so that other work on the machine hits both; a row is the median
-processor time of a step. `cache` is what the packed layers may keep unpacked.
+processor time of a step.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from lorica.data.batches import microbatches
 from lorica.data.examples import Example
 from lorica.lora import attach
-from lorica.quant import CODECS, codec, fallback, keep_unpacked, pack_model
-from lorica.quant.pack_model import packed_matrices
+from lorica.quant import CODECS, PackedMatrix, codec, fallback, pack_model
 from lorica.training.subject import Subject, subject_of
 
 SHAPE: dict[str, Any] = {
@@ -36,12 +35,11 @@ SHAPE: dict[str, Any] = {
 TYPES = ("Q8_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "NF4")
 
 
-def subject(type_name: str | None, layers: int, dtype: torch.dtype, recompute: bool, cache: int) -> Subject:
+def subject(type_name: str | None, layers: int, dtype: torch.dtype, recompute: bool) -> Subject:
     torch.manual_seed(0)
     model: Any = LlamaForCausalLM(LlamaConfig(**SHAPE, num_hidden_layers=layers)).to(dtype)
     if type_name is not None:
         pack_model(model, lambda name, module: codec(fallback(type_name, module.weight.shape[1])))
-        keep_unpacked(model, cache)
     adapter = attach(model, r=16, alpha=32)
     return subject_of(model, adapter, recompute)
 
@@ -59,7 +57,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--recompute", action="store_true")
-    parser.add_argument("--cache-mib", type=int, default=0)
     parser.add_argument("--types", nargs="+", default=TYPES, choices=list(CODECS))
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -67,7 +64,7 @@ def main() -> None:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype]
     ids = torch.randint(SHAPE["vocab_size"], (arguments.tokens,), generator=torch.Generator().manual_seed(0)).tolist()
     [batch] = microbatches([Example("", ids, [0.0] + [1.0] * (len(ids) - 1))], len(ids))
-    make = (arguments.layers, dtype, arguments.recompute, arguments.cache_mib << 20)
+    make = (arguments.layers, dtype, arguments.recompute)
     dense, rows = subject(None, *make), []
     print(f"{dense.engine.description}; {arguments.dtype}; torch {torch.__version__}")
     print("| type | dense s | packed s | more time | packed MB | dense MB |\n| --- | --- | --- | --- | --- | --- |")
@@ -76,7 +73,7 @@ def main() -> None:
         assert packed.engine.description == dense.engine.description, packed.engine.description
         times = [(step_seconds(dense, batch), step_seconds(packed, batch)) for _ in range(arguments.steps + 1)][1:]
         before, after = (statistics.median(column) for column in zip(*times, strict=True))
-        matrices = packed_matrices(packed.model)
+        matrices = [part for part in packed.model.modules() if isinstance(part, PackedMatrix)]
         weights = sum(matrix.shape[0] * matrix.shape[1] for matrix in matrices)
         sizes = [sum(matrix.packed.nbytes for matrix in matrices), weights * dtype.itemsize]
         rows.append({"type": name, "dense_seconds": before, "packed_seconds": after, "bytes": sizes})

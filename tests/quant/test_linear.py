@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 from torch.autograd.graph import saved_tensors_hooks
 
-from lorica.quant import CODECS, PackedEmbedding, PackedLinear, PackedMatrix, codec, keep_unpacked, packed_module
+from lorica.quant import CODECS, PackedEmbedding, PackedLinear, PackedMatrix, codec, packed_module
 from lorica.quant import matrix as matrix_module
 
 NAMES = list(CODECS)
@@ -110,46 +110,6 @@ def test_autograd_keeps_nothing() -> None:
     with saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
         layer(draw(4, 256).requires_grad_()).sum().backward()
     assert saved == []
-
-
-def test_the_cache_saves_the_unpacking_of_the_backward_pass(unpacked: list[int]) -> None:
-    layers = nn.Sequential(*(linear("Q4_K", 256, 256)[0] for _ in range(3)))
-    unpacked.clear()
-    x = draw(2, 256).requires_grad_()
-    results = []
-    for limit, expected in ((0, 6), (256 * 256 * 4, 5), (3 * 256 * 256 * 4, 3)):
-        cache = keep_unpacked(layers, limit)
-        results.append(torch.autograd.grad(layers(x).square().sum(), x)[0])
-        assert (limit, len(unpacked)) == (limit, expected)
-        assert cache.nbytes <= limit
-        unpacked.clear()
-    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
-
-
-def test_recomputed_layers_are_unpacked_twice_a_step_with_a_cache_of_one(unpacked: list[int]) -> None:
-    blocks = [
-        nn.Sequential(*(part for _ in range(2) for part in (linear("Q8_0", 64, 64)[0], nn.SiLU()))) for _ in range(3)
-    ]
-    model = nn.ModuleList(blocks)
-
-    def step() -> int:
-        unpacked.clear()
-        x = draw(2, 64).requires_grad_()
-        for block in blocks:
-            x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False)
-        x.sum().backward()
-        return len(unpacked)
-
-    assert step() == 3 * 2 * 3
-    keep_unpacked(model, 2 * 64 * 64 * 4)
-    assert step() == 3 * 2 * 2 - 2  # the last block's forward pass serves its recomputation too
-
-
-def test_a_cache_is_not_used_in_another_dtype() -> None:
-    layer, weight = linear("Q8_0", 8, 64)
-    keep_unpacked(layer, 2**20)
-    layer(draw(1, 64))
-    torch.testing.assert_close(layer.matrix.product(draw(1, 64).double()), draw(1, 64).double() @ weight.double().t())
 
 
 def test_embeddings_unpack_the_rows_that_are_looked_up(unpacked: list[int]) -> None:

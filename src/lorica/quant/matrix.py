@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorica.quant.cache import UnpackedCache
 from lorica.quant.codec import Codec, chunks, for_device
 
 # Weights unpacked at a time. A CPU's products are slow on few rows, and its allocator gives 16 MB again without new
@@ -22,7 +21,7 @@ ALIGNED_ROWS = 256  # on which larger chunks end: columns of a result that begin
 
 class PackedMatrix(nn.Module):
     """A matrix (rows, columns) as `packed`, uint8 (rows, row bytes), of `codec`. Linear layers and embeddings hold one,
-    and a tied pair holds the same one. With a `cache`, matrices of one chunk are unpacked less often."""
+    and a tied pair holds the same one."""
 
     packed: Tensor
 
@@ -32,7 +31,6 @@ class PackedMatrix(nn.Module):
         self.codec = codec
         self.register_buffer("packed", packed)
         self.shape = (len(packed), codec.columns(packed.shape[1]))
-        self.cache: UnpackedCache | None = None
 
     def extra_repr(self) -> str:
         return f"{self.shape[0]}x{self.shape[1]}, {self.codec.name}"
@@ -45,12 +43,8 @@ class PackedMatrix(nn.Module):
         """Ranges of rows and their weights (rows, columns), to be read only, whose memory the next range takes."""
         ranges = list(chunks(*self.shape, self.chunk_weights, ALIGNED_ROWS))
         buffer = self._empty(max((stop - start for start, stop in ranges), default=0), dtype)
-        kept = self.cache.find(self, buffer) if self.cache is not None else None
         for start, stop in ranges:
-            weight = kept if kept is not None else self.codec.unpack(self.packed[start:stop], buffer[: stop - start])
-            if self.cache is not None and kept is None and len(ranges) == 1:
-                self.cache.keep(self, weight)
-            yield slice(start, stop), weight
+            yield slice(start, stop), self.codec.unpack(self.packed[start:stop], buffer[: stop - start])
 
     @property
     def chunk_weights(self) -> int:

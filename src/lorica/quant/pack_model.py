@@ -1,4 +1,4 @@
-"""Pack a model that is in memory, module by module; and let the packed modules of a model share a cache."""
+"""Pack a model that is in memory, module by module."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from lorica.quant.cache import UnpackedCache
 from lorica.quant.codec import Codec
 from lorica.quant.linear import can_be_packed, packed_module
 from lorica.quant.matrix import PackedMatrix
@@ -42,16 +41,3 @@ def pack_model(
             setattr(model.get_submodule(parent), leaf, replacement)
             names.append(name)
     return names
-
-
-def packed_matrices(model: nn.Module) -> list[PackedMatrix]:
-    """Every packed weight of `model`, each once."""
-    return [module for module in model.modules() if isinstance(module, PackedMatrix)]
-
-
-def keep_unpacked(model: nn.Module, limit: int) -> UnpackedCache:
-    """Let the packed linear layers of `model` keep up to `limit` bytes of what they unpacked; 0 keeps nothing."""
-    cache = UnpackedCache(limit)
-    for matrix in packed_matrices(model):
-        matrix.cache = cache if limit > 0 else None
-    return cache
