@@ -1,6 +1,8 @@
 """Models of transformers as GGUF files, converted as llama.cpp's converter does it: with the names and the writer of
 the `gguf` library and the converter's formulas, none of which the code under test uses."""
 
+import random
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,35 @@ ARCHITECTURES = {
     "gemma2": gguf.MODEL_ARCH.GEMMA2,
     "gemma3_text": gguf.MODEL_ARCH.GEMMA3,
     "phi3": gguf.MODEL_ARCH.PHI3,
+    "granite": gguf.MODEL_ARCH.GRANITE,
+    "smollm3": gguf.MODEL_ARCH.SMOLLM3,
+    "ministral3": gguf.MODEL_ARCH.MISTRAL3,
+    "seed_oss": gguf.MODEL_ARCH.SEED_OSS,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "olmo3": gguf.MODEL_ARCH.OLMO2,
+    "exaone4": gguf.MODEL_ARCH.EXAONE4,
+    "glm4": gguf.MODEL_ARCH.GLM4,
+    "ernie4_5": gguf.MODEL_ARCH.ERNIE4_5,
+    "cohere": gguf.MODEL_ARCH.COMMAND_R,
+    "cohere2": gguf.MODEL_ARCH.COHERE2,
+    "starcoder2": gguf.MODEL_ARCH.STARCODER2,
 }
+PERMUTED = ("llama", "mistral", "granite", "smollm3", "ministral3")  # LlamaModel and its subclasses
 
 
 def convert(
-    model: Any, path: Path, type: str = "F32", extra: dict[str, Tensor] | None = None, fuse: bool = False, **values: Any
+    model: Any,
+    path: Path,
+    type: str = "F32",
+    extra: dict[str, Tensor] | None = None,
+    fuse: bool = False,
+    arch: Any = None,
+    **values: Any,
 ) -> Path:
     """Write `model` with matrices packed as `type` where their rows divide, else F32. `values` are further metadata of
     the architecture, with dots as two underscores; `extra` further tensors; `fuse` joins q, k and v."""
     config = model.config
-    arch = ARCHITECTURES[config.model_type]
+    arch = arch or ARCHITECTURES[config.model_type]
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     _add_sizes(writer, config)
     for key, value in values.items():
@@ -51,9 +72,9 @@ def convert(
 
 
 def _reformed(name: str, tensor: Tensor, config: Any) -> Tensor:
-    if config.model_type == "llama" and ".self_attn.q_proj." in name:
+    if config.model_type in PERMUTED and ".self_attn.q_proj." in name:
         return permuted(tensor, config.num_attention_heads)
-    if config.model_type == "llama" and ".self_attn.k_proj." in name:
+    if config.model_type in PERMUTED and ".self_attn.k_proj." in name:
         return permuted(tensor, config.num_key_value_heads)
     return tensor + 1 if config.model_type.startswith("gemma") and name.endswith("norm.weight") else tensor
 
@@ -82,7 +103,10 @@ def _add_sizes(writer: Any, config: Any) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if hasattr(config, "rms_norm_eps"):
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(getattr(config, "layer_norm_eps", None) or config.norm_epsilon)
     if getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
         writer.add_value_length(config.head_dim)
@@ -140,3 +164,19 @@ def tiny_file(path: Path) -> Path:
         write()
     writer.close()
     return path
+
+
+def mutated(whole: bytes, header: int, rng: random.Random) -> bytes:
+    """One to three changes of the header that keep most of it readable: small numbers, letters, types."""
+    data = bytearray(whole)
+    for _ in range(rng.randint(1, 3)):
+        at, kind = rng.randrange(24, header - 8), rng.randrange(4)
+        if kind == 0:
+            data[at] = rng.choice([0, 1, 2, 3, 7, 8, 255, ord("a"), rng.randrange(256)])
+        elif kind == 1:
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 2:
+            data[at : at + 4] = struct.pack("<I", rng.choice([0, 1, 2, 61, 62, 1 << 20, 1 << 31, (1 << 32) - 1]))
+        else:
+            data[at : at + 4] = struct.pack("<f", rng.choice([0.0, -1.0, 1e30, float("nan"), float("inf")]))
+    return bytes(data)

@@ -8,24 +8,38 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
+    Cohere2Config,
+    Cohere2ForCausalLM,
+    CohereConfig,
+    CohereForCausalLM,
+    Ernie4_5Config,
+    Ernie4_5ForCausalLM,
+    Exaone4Config,
+    Exaone4ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
     Gemma3TextConfig,
     GemmaConfig,
     GemmaForCausalLM,
+    Glm4Config,
+    Glm4ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
+    Ministral3Config,
+    Ministral3ForCausalLM,
     MistralConfig,
     MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
+    Olmo3Config,
+    Olmo3ForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
@@ -35,8 +49,12 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
     Qwen3MoeForCausalLM,
+    SeedOssConfig,
+    SeedOssForCausalLM,
     SmolLM3Config,
     SmolLM3ForCausalLM,
+    Starcoder2Config,
+    Starcoder2ForCausalLM,
 )
 
 from lorica.lora.adapter import Adapter
@@ -113,6 +131,51 @@ def granite(**fields: Any) -> Any:
 
 def olmo2(**fields: Any) -> Any:
     return made(Olmo2ForCausalLM, Olmo2Config(**COMMON | fields))
+
+
+def olmo3(**fields: Any) -> Any:
+    """Four layers, the last of which has no window."""
+    return made(Olmo3ForCausalLM, Olmo3Config(**COMMON | {"num_hidden_layers": 4, "sliding_window": 5} | fields))
+
+
+def exaone4(**fields: Any) -> Any:
+    layers = {"sliding_window": None, "layer_types": ["full_attention"] * 2}
+    return made(Exaone4ForCausalLM, Exaone4Config(**COMMON | layers | fields))
+
+
+def seed_oss(**fields: Any) -> Any:
+    sizes = {"head_dim": 10, "attention_dropout": 0.0, "residual_dropout": 0.0}
+    return made(SeedOssForCausalLM, SeedOssConfig(**COMMON | sizes | fields))
+
+
+def glm4(**fields: Any) -> Any:
+    """Half of each head is rotated, and neighbouring features are a pair."""
+    return made(Glm4ForCausalLM, Glm4Config(**COMMON | {"head_dim": 8} | fields))
+
+
+def ernie4_5(**fields: Any) -> Any:
+    return made(Ernie4_5ForCausalLM, Ernie4_5Config(**COMMON | {"head_dim": 8} | fields))
+
+
+def cohere(**fields: Any) -> Any:
+    return made(CohereForCausalLM, CohereConfig(**COMMON | {"logit_scale": 0.3} | fields))
+
+
+def cohere2(**fields: Any) -> Any:
+    """Four layers, the last of which has no window and does not rotate."""
+    sizes = {"num_hidden_layers": 4, "sliding_window": 5, "logit_scale": 0.3}
+    return made(Cohere2ForCausalLM, Cohere2Config(**COMMON | sizes | fields))
+
+
+def starcoder2(**fields: Any) -> Any:
+    return made(Starcoder2ForCausalLM, Starcoder2Config(**COMMON | fields))
+
+
+def ministral3(**fields: Any) -> Any:
+    rope = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 4}
+    rope |= {"beta_fast": 4.0, "beta_slow": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0, "llama_4_scaling_beta": 0.25}
+    sizes = {"head_dim": 16, "rope_parameters": rope}
+    return made(Ministral3ForCausalLM, Ministral3Config(**COMMON | sizes | fields))
 
 
 def mixtral(**fields: Any) -> Any:

@@ -56,7 +56,10 @@ def inspect(
     if not intruders and base is None:
         return found
     if adapter is None or adapter["kind"] != "adapter":
-        raise ValueError(f"{path} is no adapter in PEFT's format and no run of one, so no base belongs beside it.")
+        raise ValueError(
+            f"{path} is no adapter in PEFT's format and no run of one, so no base belongs beside it. (Of an adapter of "
+            "llama.cpp's, lorica export FILE --to peft --base MODEL makes one.)"
+        )
     place = None if base is None else Path(base)
     beside = beside_base(Path(path), place, allow_other_base=allow_other_base, progress=progress)
     for module in adapter["modules"]:
@@ -88,7 +91,7 @@ def _gguf(path: Path) -> dict[str, Any]:
     found, pairs = inspect_gguf(path)
     if not pairs:
         return found
-    return found | {"modules": [_delta(name, down, up, scale) for name, down, up, scale in pairs]}
+    return found | {"modules": [_delta(name, pair.down, pair.up, pair.scale) for name, pair in pairs.items()]}
 
 
 def _headers(files: list[Path]) -> dict[str, tuple[str, list[int]]]:

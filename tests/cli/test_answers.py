@@ -62,6 +62,17 @@ def test_an_adapter_and_a_model_by_themselves(cli: Cli, chat_run: Path, tiny_bas
     assert model["token_ids"] == greedy(tiny_base, PROMPT)[0]
 
 
+def test_an_adapter_of_llama_cpp_on_its_base(cli: Cli, text_run: Path, tiny_base: Path, tmp_path: Path) -> None:
+    assert cli("export", text_run, "--to", "gguf-adapter", "--out", tmp_path / "out", "--no-proof").code == 0
+    file, options = tmp_path / "out" / "adapter.gguf", ["--prompt", PROMPT, "--raw", "--max-new-tokens", 12, "--json"]
+    found = cli("generate", tiny_base, "--adapter", file, *options).json["token_ids"]
+    assert found == greedy(tiny_base, PROMPT, text_run / "adapter")[0] != greedy(tiny_base, PROMPT)[0]
+    alone = cli("generate", file, *options)
+    assert alone.code == 1 and f"MODEL --adapter {file}" in alone.json["error"]
+    assert cli("export", file, "--base", tiny_base, "--to", "peft", "--out", tmp_path / "peft").code == 0
+    assert cli("generate", tmp_path / "peft", *options).json["token_ids"] == found
+
+
 def test_prompt_from_stdin(cli: Cli, text_run: Path, tiny_base: Path) -> None:
     outcome = cli("generate", text_run, "--prompt", "-", "--max-new-tokens", 5, "--json", stdin="日本 two\nlines")
     assert outcome.json["prompt"] == "日本 two\nlines"

@@ -1,5 +1,6 @@
 """Importances as llama.cpp stores them, old and new, and what they do to a packed tensor."""
 
+import random
 import struct
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from gguf import GGUFReader
 
+from gguf_files import mutated
 from lorica.exporting.imatrix import read_imatrix
 from lorica.exporting.quantise import quantise
 from lorica.quant import codec
@@ -73,3 +75,19 @@ def test_what_is_no_imatrix(shared: Path, tmp_path: Path) -> None:
             model, "Q4_K_M", tmp_path / "out.gguf", imatrix=write_old_form(tmp_path / "short", importances()[:100])
         )
     assert not (tmp_path / "out.gguf").exists()
+
+
+@pytest.mark.parametrize("write", [write_gguf_form, write_old_form])
+def test_mutated_files(tmp_path: Path, write: object) -> None:
+    """Importances or one ValueError."""
+    path = write(tmp_path / "imatrix", importances()[:64])  # type: ignore[operator]
+    whole, rng, refused = path.read_bytes(), random.Random(0), 0
+    header = len(whole) - 4 * 64
+    for _ in range(300):
+        path.write_bytes(mutated(whole, header, rng)[: rng.choice([len(whole), rng.randrange(len(whole))])])
+        try:
+            assert all(torch.isfinite(values).all() for values in read_imatrix(path).values())
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 100

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import tiny_models as tiny
-from lorica.gguf.architectures import ARCHITECTURES
+from lorica.gguf.architectures import architecture_of_type
 from lorica.gguf.read import read
-from lorica.lora.from_gguf import load_gguf_adapter
+from lorica.lora import load_adapter
 from lorica.lora.layer import LoraLayer
 from lorica.models import load
 
@@ -38,11 +38,11 @@ def rounded(x: Tensor, type: str) -> Tensor:
 
 def round_inputs(model: Any, path: Path) -> None:
     """llama.cpp's rounding before every linear layer of the base; an adapter's own products are in fp32."""
-    types = {name: info.type.name for name, info in read(path).tensors.items()}
+    types, llama = {name: info.type.name for name, info in read(path).tensors.items()}, architecture_of_type("llama")
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             module = module.base
-        tensor = ARCHITECTURES["llama"].tensor(f"{name}.weight")
+        tensor = llama.tensor(f"{name}.weight")
         if tensor in types and "norm" not in tensor and tensor != "token_embd.weight":
             type = types[tensor]
             module.register_forward_pre_hook(lambda _, args, type=type: (rounded(args[0], type),))
@@ -53,7 +53,7 @@ def logits(folder: Path, name: str, adapter: bool, rounding: bool = False) -> tu
     path = folder / f"tiny-llama-{name}.gguf"
     base = load(path, device="cpu", dtype="fp32")
     if adapter:
-        load_gguf_adapter(base, folder / "tiny-llama-adapter.gguf").eval()
+        load_adapter(base, folder / "tiny-llama-adapter.gguf").eval()
     if rounding:
         round_inputs(base.model, path)
     ids = torch.tensor([[int(id) for id in (folder / "tokens.txt").read_text().split()]])

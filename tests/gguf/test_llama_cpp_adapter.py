@@ -1,6 +1,7 @@
 """Adapters in llama.cpp's format, written with the `gguf` library and read back onto a model."""
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 
 import tiny_models as tiny
-from gguf_files import permuted
-from lorica.gguf.adapter import read_adapter
-from lorica.lora.from_gguf import load_gguf_adapter
+from gguf_files import mutated, permuted
+from lorica.gguf.read import read
+from lorica.lora import load_adapter
 
 Q, K, UP = "blk.0.attn_q.weight", "blk.1.attn_k.weight", "blk.1.ffn_up.weight"
 PARAMETERS = {
@@ -69,7 +70,7 @@ def test_the_adapter_adds_what_llama_cpp_adds(tmp_path: Path, alpha: float) -> N
     ranks = {Q: 3, K: 3, UP: 5, "output.weight": 1, "token_embd.weight": 3}
     parts = pairs(ranks)
     model = tiny.llama()
-    adapter = load_gguf_adapter(model, write(tmp_path / "a.gguf", parts, alpha)).eval()
+    adapter = load_adapter(model, write(tmp_path / "a.gguf", parts, alpha)).eval()
     expected = tiny.logits(merged(tiny.llama(), parts, alpha), tiny.tokens())
     assert torch.allclose(tiny.logits(model, tiny.tokens()), expected, rtol=1e-4, atol=1e-4)
     assert "does not say which base" in adapter.notes[-1]
@@ -93,11 +94,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "another size": (
         {"extra": {"output.weight.lora_a": torch.ones(2, 20), "output.weight.lora_b": torch.ones(61, 2)}},
-        r"lm_head is \(61, 2\) and \(2, 20\), and this model needs",
+        r"lm_head.lora_A.weight is \(2, 20\), expected \(2, 24\) for this model",
     ),
     "another depth": (
         {"extra": {"blk.9.ffn_up.weight.lora_a": torch.ones(2, 24), "blk.9.ffn_up.weight.lora_b": torch.ones(40, 2)}},
-        "adapts model.layers.9.mlp.up_proj, which this model does not have",
+        r"adapts model.layers.9.mlp.up_proj and 0 more modules that LlamaForCausalLM does not have",
     ),
     "NaN": (
         {"extra": {"output.weight.lora_a": torch.full((2, 24), math.nan), "output.weight.lora_b": torch.ones(61, 2)}},
@@ -111,10 +112,27 @@ def test_one_clear_paragraph_and_the_model_as_it_was(tmp_path: Path, changes: di
     path = write(tmp_path / "a.gguf", pairs({Q: 3, UP: 3}), **changes)
     model = tiny.llama()
     with pytest.raises(ValueError, match=told):
-        load_gguf_adapter(model, path)
+        load_adapter(model, path)
     assert torch.equal(tiny.logits(model, tiny.tokens()), tiny.logits(tiny.llama(), tiny.tokens()))
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="adapts no tensor"):
-        read_adapter(write(tmp_path / "a.gguf", {}), 4, 2)
+        load_adapter(tiny.llama(), write(tmp_path / "a.gguf", {}))
+
+
+def test_mutated_files(tmp_path: Path) -> None:
+    """An adapter or one ValueError, and the model as it was."""
+    whole = write(tmp_path / "a.gguf", pairs({Q: 3, K: 2, UP: 3})).read_bytes()
+    header = min(info.start for info in read(tmp_path / "a.gguf").tensors.values())
+    model, rng, path, refused = tiny.llama(), random.Random(0), tmp_path / "mutated.gguf", 0
+    modules = [type(module) for module in model.modules()]
+    for _ in range(300):
+        path.write_bytes(mutated(whole, header, rng))
+        try:
+            load_adapter(model, path).detach()
+        except ValueError as error:
+            assert "\n" not in str(error) and len(str(error)) < 1200
+            refused += 1
+        assert [type(module) for module in model.modules()] == modules
+    assert 150 < refused < 300

@@ -25,6 +25,11 @@ LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq
 LLAMA3 |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 FUSED = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
+OTHER_LINEARS = {
+    "phi3": FUSED,
+    "glm4": ["q_proj", "k_proj", "v_proj", *FUSED[1:]],
+    "starcoder2": ["q_proj", "k_proj", "v_proj", "o_proj", "c_fc", "c_proj"],
+}
 
 
 def phi3() -> Any:
@@ -44,6 +49,18 @@ BASES: dict[str, Any] = {
     "gemma2": lambda: tiny.gemma2(**GEMMA),
     "gemma3": lambda: tiny.gemma3(**GEMMA),
     "phi3": phi3,
+    "ministral3": lambda: tiny.ministral3(**SIZES),
+    "granite": lambda: tiny.granite(**SIZES),
+    "smollm3": lambda: tiny.smollm3(**SIZES | {"num_hidden_layers": 5, "no_rope_layers": None}),
+    "seed_oss": lambda: tiny.seed_oss(**SIZES | {"head_dim": 16}),
+    "olmo2": lambda: tiny.olmo2(**SIZES),
+    "olmo3": lambda: tiny.olmo3(**SIZES),
+    "exaone4": lambda: tiny.exaone4(**SIZES),
+    "glm4": lambda: tiny.glm4(**SIZES),
+    "ernie4_5": lambda: tiny.ernie4_5(**SIZES),
+    "command-r": lambda: tiny.cohere(**SIZES),
+    "cohere2": lambda: tiny.cohere2(**SIZES),
+    "starcoder2": lambda: tiny.starcoder2(**SIZES),
 }
 
 
@@ -57,13 +74,13 @@ def close(found: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-5) ->
 
 @pytest.mark.parametrize("name", BASES)
 def test_a_base_and_an_adapter_beside_it(name: str, tmp_path: Path) -> None:
-    tolerance = 5e-4 if "gemma" in name else 1e-5  # llama.cpp looks GELU up in a table of fp16 values
+    gelu = "gemma" in name or name == "starcoder2"
+    tolerance = 5e-4 if gelu else 1e-5  # llama.cpp looks GELU up in a table of fp16 values
     base, ids = made.write_model(tmp_path / "base", BASES[name]()), tokens()
     quantise(base, "F32", tmp_path / "base.gguf")
     plain = made.by_transformers(base, ids)[0]
     close(judges.logits(tmp_path / "base.gguf", ids[0].tolist()), plain, tolerance)
-    linears = FUSED if name == "phi3" else LINEARS
-    fields = {"target_modules": linears, "rank_pattern": {"o_proj": 5}, "use_rslora": True}
+    fields = {"target_modules": OTHER_LINEARS.get(name, LINEARS), "rank_pattern": {"o_proj": 5}, "use_rslora": True}
     adapter, live = made.write_adapter(tmp_path / "adapter", base, **fields)
     assert export(adapter, "gguf-adapter", out=tmp_path / "out").ok
     wanted = tiny.logits(live.model, ids)[0]

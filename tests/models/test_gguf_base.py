@@ -23,6 +23,8 @@ from lorica.quant import codec
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 24}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 10000.0}
 WIDE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+UNSCALED = {"residual_multiplier": 1.0, "embedding_multiplier": 1.0, "logits_scaling": 1.0}
+UNSCALED |= {"attention_multiplier": 6**-0.5}
 LONG = {
     "rope_type": "longrope",
     "rope_theta": 10000.0,
@@ -76,6 +78,54 @@ MODELS: dict[str, Made] = {
             "rope__scaling__factor": 8.0,
         },
     ),
+    "mistral3": (lambda: tiny.mistral(sliding_window=None), {"arch": gguf.MODEL_ARCH.MISTRAL3}),
+    "ministral3": (
+        tiny.ministral3,
+        {
+            "rope__scaling__type": "yarn",
+            "rope__scaling__factor": 4.0,
+            "rope__scaling__original_context_length": 4,
+            "rope__scaling__yarn_beta_fast": 4.0,
+            "rope__scaling__yarn_log_multiplier": 1.0,
+            "attention__temperature_scale": 0.25,
+        },
+    ),
+    "granite": (
+        tiny.granite,
+        {"logit_scale": 2.0, "residual_scale": 0.3, "embedding_scale": 3.0, "attention__scale": 0.2},
+    ),
+    "granite, nothing scaled": (lambda: tiny.granite(**UNSCALED), {"logit_scale": 1.0}),
+    "smollm3": (
+        lambda: tiny.smollm3(num_hidden_layers=5, no_rope_layers=None),
+        {"rope__freq_base": 2e6},
+    ),
+    "seed_oss": (tiny.seed_oss, {}),
+    "olmo2": (tiny.olmo2, {}),
+    "olmo3": (tiny.olmo3, {"attention__sliding_window": 5, "rope__freq_base": 5e5}),
+    "olmo3, yarn": (
+        lambda: tiny.olmo3(
+            rope_parameters={
+                "full_attention": YARN,
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        ),
+        {
+            "attention__sliding_window": 5,
+            "rope__scaling__type": "yarn",
+            "rope__scaling__factor": 4.0,
+            "rope__scaling__original_context_length": 16,
+        },
+    ),
+    "exaone4": (tiny.exaone4, {}),
+    "exaone4, with windows": (
+        lambda: tiny.exaone4(num_hidden_layers=64, sliding_window=5, layer_types=None, initializer_range=0.3),
+        {"attention__sliding_window": 5},
+    ),
+    "glm4": (tiny.glm4, {"rope__dimension_count": 4}),
+    "ernie4_5": (tiny.ernie4_5, {"rope__freq_base": 5e5}),
+    "command-r": (tiny.cohere, {"logit_scale": 0.3, "rope__freq_base": 5e5}),
+    "cohere2": (tiny.cohere2, {"logit_scale": 0.3, "attention__sliding_window": 5}),
+    "starcoder2": (tiny.starcoder2, {}),
     "phi3": (tiny.phi3, {"rope__dimension_count": 6}),
     "phi3, partly rotated": (
         lambda: tiny.phi3(**WIDE, partial_rotary_factor=0.75),
@@ -241,8 +291,9 @@ def rewritten(source: Path, path: Path, drop: tuple[str, ...] = (), **values: An
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "architecture": ({"arch": "mamba"}, "architecture mamba; Lorica reads GGUF files of llama, qwen2"),
+    "architecture": ({"arch": "mamba"}, "architecture mamba; Lorica reads GGUF files of llama, mistral3"),
     "experts": ({"llama__expert_count": 8}, "mixture of experts"),
+    "predicting layers": ({"llama__nextn_predict_layers": 1}, "layers that predict several tokens"),
     "missing tensor": ({"drop": ("blk.1.ffn_up.weight",)}, "no blk.1.ffn_up.weight for model.layers.1.mlp.up_proj"),
     "missing embeddings": ({"drop": ("token_embd.weight",)}, "no matrix token_embd.weight"),
     "missing layer count": ({"drop": ("llama.block_count",)}, "has no llama.block_count"),

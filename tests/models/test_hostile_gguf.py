@@ -1,7 +1,6 @@
 """Mutated GGUF models, loaded: a base or one ValueError, never anything else."""
 
 import random
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +8,12 @@ import pytest
 import torch
 
 import tiny_models as tiny
-from gguf_files import convert
+from gguf_files import convert, mutated
 from lorica.gguf.metadata import Metadata
 from lorica.gguf.read import read
 from lorica.gguf.read_config import read_config
 from lorica.gguf.values import Type, Value, array
 from lorica.models import load
-
-
-def mutated(whole: bytes, header: int, rng: random.Random) -> bytes:
-    """One to three changes of the header that keep most of it readable: small numbers, letters, types."""
-    data = bytearray(whole)
-    for _ in range(rng.randint(1, 3)):
-        at, kind = rng.randrange(24, header - 8), rng.randrange(4)
-        if kind == 0:
-            data[at] = rng.choice([0, 1, 2, 3, 7, 8, 255, ord("a"), rng.randrange(256)])
-        elif kind == 1:
-            data[at] ^= 1 << rng.randrange(8)
-        elif kind == 2:
-            data[at : at + 4] = struct.pack("<I", rng.choice([0, 1, 2, 61, 62, 1 << 20, 1 << 31, (1 << 32) - 1]))
-        else:
-            data[at : at + 4] = struct.pack("<f", rng.choice([0.0, -1.0, 1e30, float("nan"), float("inf")]))
-    return bytes(data)
 
 
 def fuzz(folder: Path, files: int, seed: int) -> tuple[int, int]:
@@ -75,6 +58,8 @@ MODELS = {
     "llama": (tiny.llama, SCALED | {"rope__freq_base": 500.0}),
     "gemma3": (tiny.gemma3, WINDOW | {"rope__freq_base_swa": 500.0}),
     "phi3": (tiny.phi3, {"rope__dimension_count": 6}),
+    "granite": (tiny.granite, {"logit_scale": 2.0, "residual_scale": 0.3, "attention__scale": 0.2}),
+    "olmo3": (tiny.olmo3, {"attention__sliding_window": 5}),
 }
 
 

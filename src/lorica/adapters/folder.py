@@ -15,10 +15,9 @@ from torch import Tensor
 from lorica.adapters.pairs import Pair
 from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
-from lorica.lora.peft_config import lora_config
+from lorica.lora.peft_config import PREFIX, lora_config
 from lorica.lora.targets import rank_and_alpha, scaling
 
-PREFIX = "base_model.model."
 ENDINGS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
 
 
@@ -43,6 +42,11 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     adds depend on the base.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise ValueError(
+            f"{folder} is a file, and adapters are combined and shrunk as PEFT's folders. Make one of an adapter of "
+            f"llama.cpp's with: lorica export {folder} --to peft --base MODEL."
+        )
     values = read_json(folder / CONFIG)
     config = lora_config(values, folder / CONFIG)
     if config.use_dora:

@@ -1,6 +1,7 @@
 """`lorica chat`: a conversation in the terminal."""
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,9 @@ HELP = "/base and /tuned switch the adapter, /reset forgets the conversation, /q
 
 def chat(
     path: Annotated[str, typer.Argument(help="A run, an adapter, or a model.", metavar="RUN")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="An adapter to put on a model: PEFT's folder, or llama.cpp's GGUF file.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
@@ -22,7 +26,7 @@ def chat(
     from lorica.run.reopen import open_for_answers
 
     quiet_libraries()
-    opened = open_for_answers(path, allow_other_base=allow_other_base)
+    opened = open_for_answers(path, allow_other_base=allow_other_base, adapter=adapter)
     typer.echo(HELP, err=True)
     conversation: list[dict[str, Any]] = []
     use_adapter = True

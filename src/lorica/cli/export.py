@@ -7,7 +7,9 @@ import typer
 
 
 def export_command(
-    path: Annotated[Path, typer.Argument(help="A run, or an adapter in PEFT's format.", metavar="RUN_OR_ADAPTER")],
+    path: Annotated[
+        Path, typer.Argument(help="A run, or an adapter: PEFT's folder, or llama.cpp's file.", metavar="RUN_OR_ADAPTER")
+    ],
     to: Annotated[str, typer.Option(help="peft, merged, gguf-adapter, gguf or ollama.")],
     type_name: Annotated[
         str | None, typer.Option("--type", help="gguf, ollama: Q8_0 (default), Q6_K, Q4_K_M, ...; merged: F16, ...")

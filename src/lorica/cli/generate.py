@@ -1,6 +1,7 @@
 """`lorica generate`: one answer."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,9 @@ import typer
 def generate(
     path: Annotated[str, typer.Argument(help="A run, an adapter, or a model.", metavar="RUN")],
     prompt: Annotated[str, typer.Option(help="What to answer; - reads stdin.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="An adapter to put on a model: PEFT's folder, or llama.cpp's GGUF file.")
+    ] = None,
     base: Annotated[bool, typer.Option("--base", help="Answer with the untouched base.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Give the prompt as it is, without the chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
@@ -26,7 +30,7 @@ def generate(
 
     quiet_libraries()
     text = sys.stdin.read() if prompt == "-" else prompt
-    opened = open_for_answers(path, allow_other_base=allow_other_base, base_only=base)
+    opened = open_for_answers(path, allow_other_base=allow_other_base, base_only=base, adapter=adapter)
     messages = [{"role": "user", "content": text}]
     prompt_given = text if raw or not opened.conversational else messages
     told = None if as_json else _write

@@ -13,17 +13,14 @@ import torch
 from torch import Tensor
 
 from lorica.exporting.skeleton import Skeleton
-from lorica.exporting.stored import Stored
-from lorica.files import read_json
-from lorica.lora.checkpoint import CONFIG, adapter_tensors, load_adapter, packing_of, read_weights
+from lorica.lora.checkpoint import CONFIG, adapter_tensors, load_adapter, packing_of, part_of, read_files
 from lorica.lora.layer import LoraEmbedding, LoraLayer
-from lorica.lora.peft_config import lora_config
+from lorica.lora.peft_config import PREFIX, lora_config
 from lorica.lora.targets import find_targets, tied_pair
 from lorica.lora.weights import is_transposed
 from lorica.models.packing import choose_types, tied_names
+from lorica.models.stored import Stored
 from lorica.quant import Codec, codec
-
-PREFIX = "base_model.model."
 
 
 class Change(Protocol):
@@ -116,18 +113,22 @@ class Changes:
     notes: list[str] = field(default_factory=list)
 
 
-def read_changes(base: Skeleton, folder: Path, *, allow_other_base: bool = False) -> Changes:
-    """The changes of the adapter in `folder` (PEFT's format). Strict as `load_adapter`, whose ValueErrors it raises."""
+def read_changes(base: Skeleton, path: Path, *, allow_other_base: bool = False) -> Changes:
+    """The changes of the adapter at `path`, PEFT's folder or a GGUF file.
+
+    Strict as `load_adapter`, whose ValueErrors it raises.
+    """
     pair = tied_pair(base.model)
-    config = lora_config(read_json(folder / CONFIG), folder / CONFIG)
+    values, _, read = read_files(path, base.model.config)
+    config = lora_config(values, part_of(path, CONFIG))
     tokens = find_targets(base.model, config, every_name_matches=False).rows
-    packing = packing_of(folder)
+    packing = packing_of(path)
     types = choose_types(base.model, packing, tied_names(base.model))[1]
     if pair is not None:
         types[f"{pair[1]}.weight"] = types.get(f"{pair[0]}.weight", "")
     held = base if packing == "as-is" else replace(base, hashes=base.hashes | {"weights": packing})
-    adapter = load_adapter(held, folder, allow_other_base=allow_other_base)
-    tensors = {key.removeprefix(PREFIX): value for key, value in read_weights(folder)[1].items()}
+    adapter = load_adapter(held, path, allow_other_base=allow_other_base)
+    tensors = {key.removeprefix(PREFIX): value for key, value in read.items()}
     used = {key.removeprefix(PREFIX) for key in adapter_tensors(adapter)}
     found: dict[str, Change] = {}
     for key in tensors.keys() - used:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorica.gguf.architectures import Architecture, Place, architecture_of_type
+from lorica.gguf.architectures import Architecture, Place, architecture, architecture_of_type
 from lorica.gguf.split import GgufModel
 from lorica.gguf.types import named
 from lorica.gguf.write import Part
@@ -63,7 +63,7 @@ class Form:
 
 def form_of(config: Any, file: GgufModel | None = None) -> Form:
     """Raises ValueError for a model that has no GGUF form here."""
-    found = architecture_of_type(config.model_type)
+    found = architecture_of_type(config.model_type) if file is None else architecture(file.metadata)
     if found is None:
         raise ValueError(
             f"models of the type {config.model_type} have no GGUF form in Lorica; use --to merged, and llama.cpp's "

@@ -13,22 +13,22 @@ from pathlib import Path
 from torch import Tensor
 
 from lorica.exporting.gguf_form import Errors, FileTensor, Form, GgufTensor, form_of
-from lorica.exporting.gguf_metadata import model_metadata
 from lorica.exporting.gguf_tensors import check_importances, converted, is_dense, onto_file
+from lorica.exporting.gguf_tokenizer import write_tokenizer
 from lorica.exporting.output import check_space
-from lorica.exporting.source import Source
+from lorica.exporting.source import Source, open_alone
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.gguf.split import open_model
 from lorica.gguf.types import named
 from lorica.gguf.values import Value, count, text
 from lorica.gguf.write import Part, write
-from lorica.models import load
+from lorica.gguf.write_config import write_config
 from lorica.models.facts import ModelFacts
 from lorica.models.fingerprint import Progress
+from lorica.models.roles import rules_of
 from lorica.quant import codec
-from lorica.quant.mixtures import MIXTURES, Model, tensor_types, wanted_types
-from lorica.run.reopen import Opened
+from lorica.quant.mixtures import MIXTURES, tensor_types, wanted_types
 
 FILE = "model.gguf"
 DEFAULT = "Q8_0"
@@ -96,7 +96,7 @@ def write_gguf(
     return Written(
         [folder / FILE],
         lambda: _compared(folder / FILE, weights, form, importances),
-        lambda dtype: _reopened(source, folder / FILE, dtype),
+        lambda dtype: open_alone(source, folder / FILE, dtype),
         exact=not rounded and weights.trained is None and source.packing == "as-is",
         notes=plan.notes,
     )
@@ -120,10 +120,18 @@ def plan_converted(
 
     Raises ValueError for a model or a tokenizer that llama.cpp has no form of.
     """
-    metadata, factors = model_metadata(form, name, facts, MIXTURES[mixture][0])
-    tensors = [*converted(weights, form), *factors]
-    types, notes = _choose_types(tensors, mixture, form, imatrix)
-    return Plan(metadata, tensors, types, notes)
+    tensors = converted(weights, form)
+    metadata, factors, notes = write_config(form.config, {tensor.name: tensor.shape for tensor in tensors})
+    metadata |= {
+        "general.type": text("model"),
+        "general.name": text(name),
+        "general.file_type": count(MIXTURES[mixture][0]),
+        "general.quantization_version": count(2),
+    }
+    metadata |= write_tokenizer(facts.tokenizer, form.config.vocab_size, facts.stop_ids)
+    tensors += [FileTensor(name, tuple(factor.shape), "F32", factor.float) for name, factor in factors.items()]
+    types, replaced = _choose_types(tensors, mixture, form, imatrix)
+    return Plan(metadata, tensors, types, notes + replaced)
 
 
 def plan_onto_file(
@@ -153,20 +161,13 @@ def _choose_types(
 ) -> tuple[dict[str, str], list[str]]:
     """The type of every tensor, and lines about those that the mixture's own types do not fit."""
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    found, wanted = (rule(mixture, shapes, _model(form), imatrix) for rule in (tensor_types, wanted_types))
+    found, wanted = (rule(mixture, shapes, rules_of(form.config), imatrix) for rule in (tensor_types, wanted_types))
     replaced = Counter((wanted[name], kind) for name, kind in found.items() if kind != wanted[name])
     notes = [
         f"{times} tensors are {kind} instead of {asked}: their rows are no multiple of {codec(asked).block_length}"
         for (asked, kind), times in replaced.items()
     ]
     return {tensor.name: found.get(tensor.name, tensor.type) for tensor in tensors}, notes
-
-
-def _model(form: Form) -> Model:
-    config = form.config
-    layers, heads, key_heads = config.num_hidden_layers, config.num_attention_heads, config.num_key_value_heads
-    seventy = layers == 80 and heads != key_heads and form.architecture.name in ("llama", "qwen2")
-    return Model(layers, heads, key_heads, seventy=seventy)
 
 
 def _compared(path: Path, weights: Weights, form: Form, importances: Importances) -> Iterator[WrittenWeight]:
@@ -184,8 +185,3 @@ def _compared(path: Path, weights: Weights, form: Form, importances: Importances
         if base.ndim > 1:
             served = codec(kind).unpack(codec(kind).pack(base, importances.get(place.tensor)))
         yield WrittenWeight(parameter, kind, base, tuned, served, exported)
-
-
-def _reopened(source: Source, path: Path, dtype: str) -> Opened:
-    base = load(path, dtype=dtype)
-    return Opened(base, None, source.conversational(base))

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lorica.exporting.changes import Change
 from lorica.exporting.gguf_form import FileTensor, Form
-from lorica.exporting.stored import Stored
 from lorica.exporting.weights import Weights
 from lorica.gguf.architectures import Place
 from lorica.gguf.split import GgufModel
+from lorica.models.stored import Stored
 
 DENSE = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
@@ -33,7 +33,7 @@ def converted(weights: Weights, form: Form) -> list[FileTensor]:
 
 def check_untying(form: Form) -> None:
     """Raises ValueError for an architecture whose files have no head of their own."""
-    if form.architecture.always_tied:
+    if form.architecture.head == "tied":
         raise ValueError(
             f"llama.cpp's {form.architecture.name} has one weight for embedding and head, and the fine-tune made them "
             "two. Use --to merged."

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lorica.gguf.read import MAGIC, GgufFile, read
-from lorica.quant import codec_of_type
+from lorica.gguf.read import MAGIC
+from lorica.gguf.split import open_file
 
 LONGEST_NAME, MOST_VALUES = 256, 1 << 24
 
@@ -30,25 +30,23 @@ def read_imatrix(path: str | Path) -> dict[str, Tensor]:
 
 
 def _from_gguf(path: Path) -> dict[str, Tensor]:
-    file = read(path)
+    file = open_file(path)
     if file.metadata.text("general.type", "") != "imatrix":
         raise ValueError(f"{path} is a GGUF file of another kind than an imatrix.")
     found = {}
     for name in file.tensors:
         if name.endswith(".in_sum2"):
             stem = name.removesuffix(".in_sum2")
-            sums, counts = _values(file, name), _values(file, f"{stem}.counts")
+            if f"{stem}.counts" not in file.tensors:
+                raise ValueError(f"{path} lacks {stem}.counts; it is incomplete.")
+            sums, counts = file.values(name), file.values(f"{stem}.counts")
+            if sums.numel() % counts.numel():
+                raise ValueError(f"{path}: {counts.numel()} counts for {sums.numel()} sums of {stem}; it is damaged.")
             seen = counts.reshape(-1, 1) > 0
             if seen.any():
                 means = sums.view(counts.numel(), -1) / counts.reshape(-1, 1).clamp_min(1)
                 found[stem] = means[seen.squeeze(1)].mean(0)
     return found
-
-
-def _values(file: GgufFile, name: str) -> Tensor:
-    if name not in file.tensors:
-        raise ValueError(f"{file.path} lacks {name}; it is incomplete.")
-    return codec_of_type(file.tensors[name].type.id).unpack(file.rows(name))
 
 
 def _from_dat(path: Path) -> dict[str, Tensor]:

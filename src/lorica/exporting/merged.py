@@ -15,16 +15,14 @@ from torch import Tensor
 
 from lorica.exporting.changes import Change
 from lorica.exporting.output import MARK, check_space
-from lorica.exporting.source import Source
-from lorica.exporting.stored import StoredTensor, stored_tensors
+from lorica.exporting.source import Source, open_alone
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.files import lazy_safetensors_pieces, read_json, write_atomically, write_json
 from lorica.lora.checkpoint import CONFIG
-from lorica.models import load
 from lorica.models.fingerprint import Progress
 from lorica.models.locate import weight_files
-from lorica.run.reopen import Opened
+from lorica.models.stored import StoredTensor, stored_tensors
 
 INDEX = "model.safetensors.index.json"
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
@@ -81,7 +79,7 @@ def write_merged(
     return Written(
         sorted(folder.iterdir()),
         lambda: _compared(folder, weights),
-        lambda dtype: _reopened(source, folder, dtype),
+        lambda dtype: open_alone(source, folder, dtype),
         exact=not rounded and weights.trained is None and source.packing == "as-is",
         notes=[f"{untied[1]} has a weight of its own: the fine-tune took the tied pair apart"] if untied else [],
     )
@@ -191,8 +189,3 @@ def _compared(folder: Path, weights: Weights) -> Iterator[WrittenWeight]:
             base.to(exported.dtype).float(),
             exported.read().float(),
         )
-
-
-def _reopened(source: Source, folder: Path, dtype: str) -> Opened:
-    base = load(folder, dtype=dtype)
-    return Opened(base, None, source.conversational(base))

@@ -48,7 +48,8 @@ def export(
     allow_other_base: bool = False,
     watcher: Watcher | None = None,
 ) -> ExportResult:
-    """Write the run or adapter at `path` for others to serve, `to`: peft, merged, gguf-adapter, gguf or ollama.
+    """Write the run or adapter at `path` (of llama.cpp's, with its `base`) for others to serve, `to`: peft, merged,
+    gguf-adapter, gguf or ollama.
 
     `type` is the precision (merged, gguf-adapter) or llama.cpp's type (gguf, ollama), `profile` the reader that a peft
     adapter is shaped for (vllm), `imatrix` a file of importances for packing, `base` where the base is, if not where it
@@ -92,4 +93,4 @@ def _packed_base(source: Source, to: str) -> list[str]:
 def _default_folder(source: Source, options: Options) -> Path:
     if source.run is not None:
         return source.run.path / "exports" / options.folder
-    return Path(f"{source.trained}-{options.folder}")
+    return Path(f"{source.trained}".removesuffix(".gguf") + f"-{options.folder}")

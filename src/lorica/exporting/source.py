@@ -15,8 +15,9 @@ from lorica.training.run_folder import RunFolder
 
 @dataclass(frozen=True)
 class Source:
-    """`trained` is the adapter's folder, or, where `whole`, the trained model's. `base` is a folder or a GGUF file,
-    `base_name` what it was asked for by, `run` the run it comes from, if any, and `receipt` that run's receipt."""
+    """`trained` is the adapter's folder or GGUF file, or, where `whole`, the trained model's folder. `base` is a folder
+    or a GGUF file, `base_name` what it was asked for by, `run` the run it comes from, if any, and `receipt` that run's
+    receipt."""
 
     path: Path
     trained: Path
@@ -32,7 +33,7 @@ class Source:
     def name(self) -> str:
         """A short name for what is written."""
         folder = self.path.resolve()
-        return folder.parent.name if folder.name == "adapter" else folder.name
+        return folder.parent.name if folder.name == "adapter" else folder.name.removesuffix(".gguf")
 
     @property
     def tokenizer(self) -> str | None:
@@ -66,17 +67,28 @@ class Source:
 
 
 def open_source(path: str | Path, base: str | Path | None = None, *, allow_other_base: bool = False) -> Source:
-    """Find what lies at `path`; `base` says where the base is, if not where it was when the adapter was made.
+    """Find what lies at `path`; `base` says where the base is, if not where it was when the adapter was made. A GGUF
+    adapter, which does not know, needs it.
 
     Raises ValueError for a folder that is neither a run nor an adapter, a run that is not finished, and a base that
     cannot be found.
     """
     folder, run = Path(path), RunFolder(path)
+    if folder.is_file():
+        if not base:
+            raise ValueError(
+                f"{folder} is a file, as llama.cpp's adapters are, which do not say which model they belong to; give "
+                "that with --base."
+            )
+        return Source(folder, folder, False, _base_place(str(base), None), str(base))
     if run.holds_a_run():
         return _run_source(run, base, allow_other_base)
     if not (folder / CONFIG).is_file():
         what = "does not exist" if not folder.exists() else f"holds neither a run nor an adapter (no {CONFIG})"
-        raise ValueError(f"{folder} {what}; export takes the folder of a run, or of an adapter in PEFT's format.")
+        raise ValueError(
+            f"{folder} {what}; export takes the folder of a run, that of an adapter in PEFT's format, or llama.cpp's "
+            "file of one."
+        )
     values = read_json(folder / CONFIG)
     name = str(base or values.get("base_model_name_or_path") or "")
     if not name:
@@ -116,3 +128,9 @@ def open_trained(source: Source, dtype: str, adapter: Path | None = None) -> Ope
     if not source.whole:
         found = load_adapter(base, adapter or source.trained, allow_other_base=source.allow_other_base).eval()
     return Opened(base, found, source.conversational(base))
+
+
+def open_alone(source: Source, path: Path, dtype: str) -> Opened:
+    """The model that was written to `path`, in a precision. Raises ValueError as `lorica.load`."""
+    base = load(path, dtype=dtype)
+    return Opened(base, None, source.conversational(base))

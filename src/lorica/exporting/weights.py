@@ -8,11 +8,11 @@ from lorica.exporting.changes import Change, Changes, Trained, read_changes
 from lorica.exporting.gguf_form import form_of, gguf_tensors
 from lorica.exporting.skeleton import Skeleton, skeleton, skeleton_of
 from lorica.exporting.source import Source
-from lorica.exporting.stored import Stored, StoredTensor, stored_tensors
 from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel, open_model
 from lorica.models.fingerprint import Progress, hash_gguf, hash_weight_files
 from lorica.models.locate import weight_files
+from lorica.models.stored import Stored, StoredTensor, stored_tensors
 
 
 @dataclass(frozen=True)

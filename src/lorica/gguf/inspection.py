@@ -4,17 +4,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
+from lorica.gguf.adapter import Pair, read_pairs
 from lorica.gguf.metadata import Metadata
-from lorica.gguf.read import TensorInfo
-from lorica.gguf.split import GgufModel, open_model
+from lorica.gguf.split import holds_adapter, open_file
 from lorica.gguf.tokenizer import stop_ids
 from lorica.gguf.values import Type, Value
-from lorica.quant import codec_of_type
 
 LONG = 200  # letters of text that are shown
-DOWN, UP = ".lora_a", ".lora_b"
 SAID = {
     "general.name": "name",
     "general.license": "license",
@@ -23,14 +19,14 @@ SAID = {
 }
 
 
-def inspect_gguf(path: Path) -> tuple[dict[str, Any], list[tuple[str, Tensor, Tensor, float]]]:
-    """What the file says and holds, and of an adapter its pairs: (tensor, A, B, scale) with the delta scale * B A.
+def inspect_gguf(path: Path) -> tuple[dict[str, Any], dict[str, Pair]]:
+    """What the file says and holds, and of an adapter its pairs by tensor.
 
-    Raises ValueError for a file that is damaged or no GGUF file, and an adapter with half a pair.
+    Raises ValueError for a file that is damaged or no GGUF file, and as `read_pairs` for an adapter.
     """
-    file = open_model(path)
+    file = open_file(path)
     said = {name: shown(file.metadata[key]) for key, name in SAID.items() if key in file.metadata}
-    adapter = file.metadata.text("general.type", "model") == "adapter"
+    adapter = holds_adapter(file)
     architecture = file.metadata.text("general.architecture", "unknown")
     kinds: dict[str, dict[str, int]] = {}
     for info in file.tensors.values():
@@ -51,7 +47,7 @@ def inspect_gguf(path: Path) -> tuple[dict[str, Any], list[tuple[str, Tensor, Te
         "bytes": sum(opened.path.stat().st_size for opened in file.files),
     }
     found["metadata"] = {key: shown(value) for key, value in file.metadata.items()}
-    return (found, list(_pairs(file))) if adapter else (found | _model(file.metadata, architecture), [])
+    return (found, read_pairs(file)) if adapter else (found | _model(file.metadata, architecture), {})
 
 
 def _model(metadata: Metadata, architecture: str) -> dict[str, Any]:
@@ -83,20 +79,3 @@ def shown(value: Value) -> Any:
     if isinstance(value.content, float) and not math.isfinite(value.content):
         return str(value.content)
     return value.content
-
-
-def _pairs(file: GgufModel) -> list[tuple[str, Tensor, Tensor, float]]:
-    alpha, pairs = file.metadata.number("adapter.lora.alpha", 0.0), []
-    for name in file.tensors:
-        if name.endswith(DOWN):
-            stem = name.removesuffix(DOWN)
-            if stem + UP not in file.tensors:
-                raise ValueError(f"{file.path} has {name} but no {stem + UP}; the adapter is incomplete.")
-            down, up = _values(file, file.tensors[name]), _values(file, file.tensors[stem + UP])
-            down = down.t() if stem.startswith("token_embd.") else down  # stored by rows of tokens
-            pairs.append((stem, down, up, alpha / up.shape[1] if alpha else 1.0))
-    return pairs
-
-
-def _values(file: GgufModel, info: TensorInfo) -> Tensor:
-    return codec_of_type(info.type.id).unpack(file.rows(info.name))

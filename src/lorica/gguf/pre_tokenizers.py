@@ -13,6 +13,7 @@ LLAMA3 = (
     r"\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+SEED = QWEN2.replace(r"[^\s\p{L}\p{N}]+[\r\n]*", r"[^\s\p{L}\p{N}]+")
 QWEN35 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|"
     r"\s+(?!\S)|\s+"
@@ -52,6 +53,7 @@ _NAMES: dict[PreTokenizer, str] = {
     PreTokenizer((LLAMA3,), ignore_merges=True): "glm4 glm5",
     PreTokenizer((LLAMA3,)): "dbrx smaug-bpe chatglm-bpe",
     PreTokenizer((QWEN2,)): "qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2",
+    PreTokenizer((SEED,)): "seed-coder",
     PreTokenizer((QWEN35,)): "qwen35",
     PreTokenizer((TEKKEN,), ignore_merges=True, begins=True): "tekken",
     PreTokenizer((GPT4O,)): "gpt-4o llama4 kanana2 talkie minimax-m2",

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoConfig, PretrainedConfig
+from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
-from lorica.gguf.architectures import architecture
+from lorica.gguf.architectures import Architecture, architecture
 from lorica.gguf.metadata import Metadata
 from lorica.gguf.read import TensorInfo
 from lorica.gguf.rope import FACTORS, LONG, SHORT, read_rope
@@ -26,11 +26,18 @@ SIZES = {
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
 }
-EPSILON = "attention.layer_norm_rms_epsilon"
+NOT_READ = {
+    "expert_count": "a mixture of experts",
+    "nextn_predict_layers": "layers that predict several tokens at once",
+    "rope.dimension_sections": "a model of images, which rotates by several positions",
+}
+COUNTS = ("expert_count", "nextn_predict_layers")  # of which zero is none
 MOST_LAYERS = 4096
 GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}  # llama.cpp tells these by their depth and scales attention otherwise
-WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}
-SILU, GELU = "silu", "gelu_pytorch_tanh"
+WINDOWS = {"gemma2": 4096, "exaone4": 4096, "cohere2": None}  # where the file does not say; None is an error
+EXAONE_32B_LAYERS = 64  # of its models the only one to which llama.cpp gives windows
+NO_ROPE = 4  # every so many layers of SmolLM3 do not rotate, whatever the file says
+Sizes = Mapping[str, Any]
 
 
 def read_config(
@@ -41,26 +48,35 @@ def read_config(
     Raises ValueError for an architecture that is not supported, experts, sizes that vary between layers, and metadata
     that is missing or not possible.
     """
-    found = architecture(metadata.text("general.architecture"), metadata.source)
+    found = architecture(metadata)
     name = found.name
-    if metadata.integer(f"{name}.expert_count", 0):
-        raise ValueError(f"{metadata.source} holds a mixture of experts, which Lorica does not read from GGUF files.")
+    for key, what in NOT_READ.items():
+        if metadata.get(f"{name}.{key}") is not None and (key not in COUNTS or metadata.integer(f"{name}.{key}")):
+            raise ValueError(f"{metadata.source} holds {what}, which Lorica does not read from GGUF files.")
     fields: dict[str, Any] = {}
     for key, field in SIZES.items():  # keys have as many heads as queries unless the file says otherwise
         default = fields["num_attention_heads"] if key.endswith("_kv") else None
         fields[field] = _size(metadata, f"{name}.{key}", default)
-    fields["rms_norm_eps"] = shortest(metadata.positive(f"{name}.{EPSILON}"))
+    fields[found.epsilon[1]] = shortest(metadata.positive(f"{name}.{found.epsilon[0]}"))
     fields["vocab_size"] = _vocabulary(metadata, tensors)
-    fields["tie_word_embeddings"] = found.always_tied or "output.weight" not in tensors
-    head_size = _head_size(metadata, name, fields)
-    fields |= _head_fields(name, fields, head_size) | _token_ids(metadata)
-    pairs = metadata.integer(f"{name}.rope.dimension_count", head_size) // 2
+    fields["tie_word_embeddings"] = found.head == "tied" or "output.weight" not in tensors
+    head_size = _head_size(metadata, found, fields)
+    if head_size != _usual_head(fields) or hasattr(CONFIG_MAPPING[found.model_type], "head_dim"):
+        fields["head_dim"] = head_size
+    fields |= {**found.fixed, **_token_ids(metadata)}
+    fields |= {field: f"blk.0.{stem}.bias" in tensors for field, stem in found.biases.items()}
+    fields |= _scales(metadata, found, head_size) | _windows(metadata, found, fields)
+    rotated = metadata.integer(f"{name}.rope.dimension_count", head_size)
     factors = {
-        key: _factors(metadata, key, tensors[key], tensor, pairs) for key in (FACTORS, LONG, SHORT) if key in tensors
+        key: _factors(metadata, key, tensors[key], tensor, rotated // 2)
+        for key in (FACTORS, LONG, SHORT)
+        if key in tensors
     }
-    rope = read_rope(metadata, name, factors, fields["max_position_embeddings"])
-    fields |= _own_fields(name, metadata, tensors, fields, head_size)
-    fields["rope_parameters"] = _rope_field(name, metadata, rope, head_size)
+    rope = read_rope(metadata, found, factors, fields["max_position_embeddings"])
+    if found.partly_rotated:
+        rope["partial_rotary_factor"] = rotated / head_size
+    fields |= _own_fields(metadata, found, fields, head_size)
+    fields["rope_parameters"] = _by_layer_type(metadata, found, rope)
     try:
         return AutoConfig.for_model(found.model_type, **fields)
     except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
@@ -91,15 +107,20 @@ def _vocabulary(metadata: Metadata, tensors: Mapping[str, TensorInfo]) -> int:
     return info.shape[0]
 
 
-def _head_size(metadata: Metadata, name: str, fields: Mapping[str, Any]) -> int:
-    usual = fields["hidden_size"] // fields["num_attention_heads"]
-    keys = metadata.integer(f"{name}.attention.key_length", usual)
-    values = metadata.integer(f"{name}.attention.value_length", keys)
+def _usual_head(fields: Sizes) -> int:
+    return int(fields["hidden_size"] // fields["num_attention_heads"])
+
+
+def _head_size(metadata: Metadata, found: Architecture, fields: Sizes) -> int:
+    keys = metadata.integer(f"{found.name}.attention.key_length", _usual_head(fields))
+    values = metadata.integer(f"{found.name}.attention.value_length", keys)
     if keys != values or not 0 < keys < 1 << 16 or keys % 2:
         raise ValueError(f"{metadata.source}: heads of {keys} for keys and {values} for values, which Lorica lacks.")
-    rotated = metadata.integer(f"{name}.rope.dimension_count", keys)
-    if not 0 < rotated <= keys or rotated % 2 or (rotated != keys and name != "phi3"):
-        raise ValueError(f"{metadata.source}: only {rotated} of {keys} features of a head are rotated, unlike {name}.")
+    rotated = metadata.integer(f"{found.name}.rope.dimension_count", keys)
+    if not 0 < rotated <= keys or rotated % 2 or (rotated != keys and not found.partly_rotated):
+        raise ValueError(
+            f"{metadata.source}: only {rotated} of {keys} features of a head are rotated, unlike {found.name}."
+        )
     return keys
 
 
@@ -113,11 +134,6 @@ def _factors(metadata: Metadata, key: str, info: TensorInfo, tensor: Callable[[s
     return found
 
 
-def _head_fields(name: str, fields: Mapping[str, Any], head_size: int) -> dict[str, Any]:
-    usual = fields["hidden_size"] // fields["num_attention_heads"]
-    return {} if name in ("qwen2", "phi3") and head_size == usual else {"head_dim": head_size}
-
-
 def _token_ids(metadata: Metadata) -> dict[str, int | None]:
     ids = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
     return {field: _token_id(metadata, f"tokenizer.ggml.{key}") for field, key in ids.items()}
@@ -127,63 +143,63 @@ def _token_id(metadata: Metadata, key: str) -> int | None:
     return metadata.integer(key) if key in metadata else None
 
 
-def _own_fields(
-    name: str, metadata: Metadata, tensors: Mapping[str, TensorInfo], fields: Mapping[str, Any], head_size: int
-) -> dict[str, Any]:
-    if name in ("llama", "qwen3"):
-        own: dict[str, Any] = {"hidden_act": SILU, "attention_bias": "blk.0.attn_q.bias" in tensors}
-        return own | ({"mlp_bias": "blk.0.ffn_gate.bias" in tensors} if name == "llama" else {})
-    if name == "gemma":
-        return {"hidden_act": GELU}
-    if name in GEMMA_27B_LAYERS:
-        return {"hidden_activation": GELU} | _gemma_fields(name, metadata, fields, head_size)
-    if name == "phi3":
-        original = metadata.integer("phi3.rope.scaling.original_context_length", fields["max_position_embeddings"])
-        return {"hidden_act": SILU, "sliding_window": None, "original_max_position_embeddings": original}
-    return {"hidden_act": SILU}
+def _scales(metadata: Metadata, found: Architecture, head_size: int) -> dict[str, float | None]:
+    """Numbers that llama.cpp multiplies by; it does not where they are absent or zero."""
+    scales: dict[str, float | None] = {}
+    for key, (field, default) in found.scales.items():
+        scales[field] = shortest(metadata.number(f"{found.name}.{key}", 0.0)) or default
+    if "attention_multiplier" in scales and scales["attention_multiplier"] is None:
+        scales["attention_multiplier"] = head_size**-0.5
+    return scales
 
 
-def _gemma_fields(name: str, metadata: Metadata, fields: Mapping[str, Any], head_size: int) -> dict[str, Any]:
-    layers = fields["num_hidden_layers"]
-    window = metadata.integer(f"{name}.attention.sliding_window", 4096 if name == "gemma2" else 0)
+def _windows(metadata: Metadata, found: Architecture, fields: Sizes) -> dict[str, Any]:
+    """Which layers see a window of tokens only."""
+    if not found.window:
+        return {}
+    name, layers = found.name, fields["num_hidden_layers"]
+    window = metadata.integer(f"{name}.attention.sliding_window", WINDOWS.get(name, 0))
     if not 0 <= window < 1 << 31:
         raise ValueError(f"{metadata.source}: a sliding window of {window:,} tokens.")
-    own: dict[str, Any] = {"query_pre_attn_scalar": attention_scalar(name, fields, head_size)}
-    own["sliding_window"] = window or None
-    own["layer_types"] = _layer_types(metadata, name, layers, window)
-    final = metadata.number(f"{name}.final_logit_softcapping", 30.0 if name == "gemma2" else 0.0)
-    own["final_logit_softcapping"] = shortest(final) or None
-    if name == "gemma2":
-        own["attn_logit_softcapping"] = shortest(metadata.positive("gemma2.attn_logit_softcapping", 50.0))
-    return own
+    if name == "exaone4" and layers != EXAONE_32B_LAYERS:
+        window = 0
+    return {"sliding_window": window or None, "layer_types": _layer_types(metadata, found, layers, window)}
 
 
-def attention_scalar(name: str, fields: Mapping[str, Any], head_size: int) -> int:
-    """llama.cpp divides attention scores by the root of this."""
-    if fields["num_hidden_layers"] == GEMMA_27B_LAYERS[name]:
-        return int(fields["hidden_size"] // fields["num_attention_heads"])
-    return head_size
-
-
-def _layer_types(metadata: Metadata, name: str, layers: int, window: int) -> list[str]:
-    key = f"{name}.attention.sliding_window_pattern"
+def _layer_types(metadata: Metadata, found: Architecture, layers: int, window: int) -> list[str]:
+    key = f"{found.name}.attention.sliding_window_pattern"
     value = metadata.get(key)
     if not window:
         sliding = [False] * layers
     elif value is not None and value.element is not None:
         sliding = [bool(one) for one in value.content][:layers]
     else:
-        period = metadata.integer(key, WINDOW_PATTERN[name])
+        period = metadata.integer(key, found.window)
         sliding = [period == 0 or (layer + 1) % period != 0 for layer in range(layers)]
     if len(sliding) != layers:
         raise ValueError(f"{metadata.source}: {key} has {len(sliding)} entries for {layers} layers.")
     return ["sliding_attention" if one else "full_attention" for one in sliding]
 
 
-def _rope_field(name: str, metadata: Metadata, rope: dict[str, Any], head_size: int) -> dict[str, Any]:
-    if name == "gemma3":
-        local = shortest(metadata.positive("gemma3.rope.freq_base_swa", 10000.0))
-        return {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": local}}
-    if name == "phi3":
-        return rope | {"partial_rotary_factor": metadata.integer("phi3.rope.dimension_count", head_size) / head_size}
-    return rope
+def _own_fields(metadata: Metadata, found: Architecture, fields: Sizes, head_size: int) -> dict[str, Any]:
+    """What only one model has."""
+    if found.name in GEMMA_27B_LAYERS:
+        largest = fields["num_hidden_layers"] == GEMMA_27B_LAYERS[found.name]
+        return {"query_pre_attn_scalar": _usual_head(fields) if largest else head_size}
+    if found.name == "smollm3":
+        layers = range(fields["num_hidden_layers"])
+        return {"no_rope_layers": [int((layer + 1) % NO_ROPE != 0) for layer in layers]}
+    if found.name == "phi3":
+        original = metadata.integer("phi3.rope.scaling.original_context_length", fields["max_position_embeddings"])
+        return {"sliding_window": None, "original_max_position_embeddings": original}
+    return {}
+
+
+def _by_layer_type(metadata: Metadata, found: Architecture, rope: dict[str, Any]) -> dict[str, Any]:
+    """Layers with a window rotate otherwise: Gemma 3's at a frequency of their own, OLMo 3's unscaled."""
+    if found.model_type not in ("gemma3_text", "olmo3"):
+        return rope
+    default = 10000.0 if found.name == "gemma3" else rope["rope_theta"]
+    local = default if found.name == "olmo2" else metadata.positive(f"{found.name}.rope.freq_base_swa", default)
+    sliding = {"rope_type": "default", "rope_theta": shortest(local)}
+    return {"full_attention": rope, "sliding_attention": sliding}

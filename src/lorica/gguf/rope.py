@@ -11,25 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lorica.gguf.architectures import Architecture
 from lorica.gguf.metadata import Metadata
 from lorica.gguf.values import Value, count, number, shortest, text
 
 FACTORS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
+MINISTRAL, TEMPERATURE = "ministral3", "attention.temperature_scale"
 TOLERANCE = 1e-5  # of recovered factors, which files hold in fp32
 
 
-def read_rope(metadata: Metadata, name: str, factors: Mapping[str, Tensor], context: int) -> dict[str, Any]:
-    """`rope_parameters` of the architecture `name`; `factors` are the factor tensors of the file, by name.
+def read_rope(metadata: Metadata, found: Architecture, factors: Mapping[str, Tensor], context: int) -> dict[str, Any]:
+    """`rope_parameters` of the architecture; `factors` are the factor tensors of the file, by name.
 
     Raises ValueError for a scaling that transformers has no form for.
     """
-    theta = shortest(metadata.positive(f"{name}.rope.freq_base", 10000.0))
-    return {"rope_theta": theta} | _scaling(metadata, name, factors, context, theta)
+    theta = shortest(metadata.positive(f"{found.name}.rope.freq_base", 10000.0))
+    return {"rope_theta": theta} | _scaling(metadata, found, factors, context, theta)
 
 
 def _scaling(
-    metadata: Metadata, name: str, factors: Mapping[str, Tensor], context: int, theta: float
+    metadata: Metadata, found: Architecture, factors: Mapping[str, Tensor], context: int, theta: float
 ) -> dict[str, Any]:
+    name = found.name
     kind = metadata.text(f"{name}.rope.scaling.type", "linear")
     old_key = metadata.number(f"{name}.rope.scale_linear", 1.0)
     factor = shortest(metadata.number(f"{name}.rope.scaling.factor", old_key))
@@ -39,6 +42,8 @@ def _scaling(
         return _longrope(factors[SHORT], factors[LONG], original, attention)
     if FACTORS in factors:
         return _llama3(factors[FACTORS], theta) or _longrope(factors[FACTORS], factors[FACTORS], original, 1.0)
+    if found.model_type == MINISTRAL and kind != "yarn":
+        raise ValueError(f"{metadata.source}: a temperature of attention, which Lorica reads beside YaRN only.")
     if factor and not 1 <= factor <= 1 << 20:
         raise ValueError(f"{metadata.source}: rope scaling by {factor:g}, which is no longer context.")
     if kind == "none" or (kind == "linear" and factor in (0.0, 1.0)):
@@ -46,24 +51,34 @@ def _scaling(
     if kind == "linear":
         return {"rope_type": "linear", "factor": factor}
     if kind == "yarn" and factor:
-        return _yarn(metadata, name, factor, original)
+        return _yarn(metadata, found, factor, original)
     raise ValueError(
         f"{metadata.source}: rope scaling of the type {kind} without its factor tensors; Lorica reads none, linear, "
         "yarn, and the factors of Llama 3 and LongRoPE."
     )
 
 
-def _yarn(metadata: Metadata, name: str, factor: float, original: int) -> dict[str, Any]:
-    prefix = f"{name}.rope.scaling."
-    if metadata.number(prefix + "yarn_log_multiplier", 0.0) or metadata.number(prefix + "yarn_ext_factor", 1.0) != 1:
+def _yarn(metadata: Metadata, found: Architecture, factor: float, original: int) -> dict[str, Any]:
+    prefix = f"{found.name}.rope.scaling."
+    ministral = found.model_type == MINISTRAL
+    log = metadata.number(prefix + "yarn_log_multiplier", 0.0)
+    if metadata.number(prefix + "yarn_ext_factor", 1.0) != 1 or bool(log) != ministral:
         raise ValueError(f"{metadata.source}: a YaRN scaling with a log multiplier or extrapolation factor of its own.")
-    found = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    found["beta_fast"] = shortest(metadata.positive(prefix + "yarn_beta_fast", 32.0))
-    found["beta_slow"] = shortest(metadata.positive(prefix + "yarn_beta_slow", 1.0))
+    yarn = {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
+    yarn["beta_fast"] = shortest(metadata.positive(prefix + "yarn_beta_fast", 32.0))
+    yarn["beta_slow"] = shortest(metadata.positive(prefix + "yarn_beta_slow", 1.0))
+    if ministral:  # equal multipliers cancel out, which is all that llama.cpp computes of them
+        beta = shortest(metadata.positive(f"{found.name}.{TEMPERATURE}"))
+        return yarn | {"mscale": shortest(log), "mscale_all_dim": shortest(log), "llama_4_scaling_beta": beta}
     own = metadata.positive(prefix + "attn_factor", 1.0)
     if own != 1:
-        found["attention_factor"] = own * (0.1 * math.log(factor) + 1)
-    return found
+        yarn["attention_factor"] = own * _usual_attention(factor)
+    return yarn
+
+
+def _usual_attention(factor: float, multiplier: float = 1.0) -> float:
+    """What YaRN multiplies attention by."""
+    return 0.1 * multiplier * math.log(factor) + 1 if factor > 1 else 1.0
 
 
 def _longrope(short: Tensor, long: Tensor, original: int, attention: float) -> dict[str, Any]:
@@ -107,14 +122,21 @@ def llama3_factors(parameters: Mapping[str, Any], theta: float, pairs: int) -> T
     return 1 / ((1 - share) / factor + share)
 
 
-def write_rope(parameters: Mapping[str, Any], name: str, pairs: int) -> tuple[dict[str, Value], dict[str, Tensor]]:
+def write_rope(
+    parameters: Mapping[str, Any], architecture: Architecture, pairs: int
+) -> tuple[dict[str, Value], dict[str, Tensor]]:
     """Metadata and fp32 factor tensors for flat `rope_parameters`.
 
     Raises ValueError for a kind of scaling that llama.cpp does not have.
     """
     kind = parameters.get("rope_type", "default")
+    if architecture.model_type == MINISTRAL and kind != "yarn":
+        raise ValueError(f"llama.cpp computes Ministral 3 with YaRN, and this one rotates by {kind}.")
+    name = architecture.name
     prefix = f"{name}.rope.scaling."
     found = {f"{name}.rope.freq_base": number(parameters["rope_theta"])}
+    if kind in ("llama3", "longrope") and not architecture.rope_factors:
+        raise ValueError(f"llama.cpp has no factors for frequencies in {name}, which this model's {kind} needs.")
     if kind == "default":
         return found, {}
     if kind == "llama3":
@@ -126,7 +148,7 @@ def write_rope(parameters: Mapping[str, Any], name: str, pairs: int) -> tuple[di
         }
     if kind in ("linear", "yarn"):
         found |= {prefix + "type": text(kind), prefix + "factor": number(parameters["factor"])}
-        return found | (_write_yarn(parameters, prefix) if kind == "yarn" else {}), {}
+        return found | (_write_yarn(parameters, architecture) if kind == "yarn" else {}), {}
     raise ValueError(f"llama.cpp has no rope scaling like transformers' {kind}; it has linear, yarn, llama3, longrope.")
 
 
@@ -143,12 +165,24 @@ def _write_longrope(parameters: Mapping[str, Any], prefix: str) -> dict[str, Val
     }
 
 
-def _write_yarn(parameters: Mapping[str, Any], prefix: str) -> dict[str, Value]:
+def _write_yarn(parameters: Mapping[str, Any], architecture: Architecture) -> dict[str, Value]:
+    prefix = f"{architecture.name}.rope.scaling."
+    if parameters.get("truncate") is False:
+        raise ValueError("llama.cpp rounds the bounds of YaRN's transition, and this model does not (truncate: false).")
     found = {prefix + "original_context_length": count(parameters["original_max_position_embeddings"])}
     for ours, theirs in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
         if parameters.get(ours) is not None:
             found[prefix + theirs] = number(parameters[ours])
-    if parameters.get("attention_factor") is not None:
-        usual = 0.1 * math.log(parameters["factor"]) + 1
-        found[prefix + "attn_factor"] = number(parameters["attention_factor"] / usual)
+    usual = _usual_attention(parameters["factor"])
+    attention = parameters.get("attention_factor")
+    multiplier, under = parameters.get("mscale"), parameters.get("mscale_all_dim")
+    if attention is None and multiplier and under:
+        attention = _usual_attention(parameters["factor"], multiplier) / _usual_attention(parameters["factor"], under)
+    if architecture.model_type == MINISTRAL:
+        if attention != 1 or not parameters.get("llama_4_scaling_beta"):
+            raise ValueError("llama.cpp computes Ministral 3 with equal YaRN multipliers and a scaled temperature.")
+        found[prefix + "yarn_log_multiplier"] = number(under or 1.0)
+        found[f"{architecture.name}.{TEMPERATURE}"] = number(parameters["llama_4_scaling_beta"])
+    elif attention is not None:
+        found[prefix + "attn_factor"] = number(attention / usual)
     return found

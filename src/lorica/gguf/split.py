@@ -48,6 +48,24 @@ class GgufModel:
 def open_model(path: str | Path) -> GgufModel:
     """Open a model by its file, or by any file of a split one.
 
+    Raises ValueError as `open_file`, and for an adapter.
+    """
+    file = open_file(path)
+    if holds_adapter(file):
+        raise ValueError(
+            f"{path} is an adapter in llama.cpp's format, which does not say which model it belongs to. Give that "
+            f"model, too: generate and chat take MODEL --adapter {path}, export {path} --base MODEL."
+        )
+    return file
+
+
+def holds_adapter(file: GgufModel) -> bool:
+    return file.metadata.text("general.type", "model") == "adapter"
+
+
+def open_file(path: str | Path) -> GgufModel:
+    """Open a GGUF file of any kind, or all files of a split model by any of them.
+
     Raises ValueError for what `read` refuses, and for files of a split model that are missing or do not fit together.
     """
     path = Path(path)

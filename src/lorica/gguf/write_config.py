@@ -1,84 +1,119 @@
-"""The metadata of a GGUF file from a transformers config."""
+"""The metadata of a GGUF file from a transformers config.
 
+What is written is read back, and has to be the model that was given: llama.cpp has one value of many settings, which
+the reader knows, so a model with another would be computed otherwise.
+"""
+
+import math
+from collections.abc import Mapping
+from inspect import get_annotations
 from typing import Any
 
 from torch import Tensor
 from transformers import PretrainedConfig
 
 from lorica.gguf.architectures import Architecture, architecture_of_type
-from lorica.gguf.read_config import EPSILON, GELU, GEMMA_27B_LAYERS, SILU, SIZES, WINDOW_PATTERN, attention_scalar
+from lorica.gguf.metadata import Metadata
+from lorica.gguf.read import TensorInfo
+from lorica.gguf.read_config import SIZES, read_config
 from lorica.gguf.rope import write_rope
+from lorica.gguf.types import named
 from lorica.gguf.values import Value, count, number, text
 
+# Settings that do not change what is computed, or that others decide; rope has its own checks.
+NOT_COMPUTED = {"initializer_range", "use_cache", "pretraining_tp", "tie_word_embeddings", "rope_parameters"}
+NOT_COMPUTED |= {"max_window_layers", "no_rope_layer_interval", "sliding_window_pattern"}
+NOT_COMPUTED_ENDINGS = ("_token_id", "_dropout", "_pdrop")
+INSTEAD = "Use --to merged."
 
-def write_config(config: PretrainedConfig) -> tuple[dict[str, Value], dict[str, Tensor]]:
-    """Metadata of the architecture for a transformers config, and the fp32 tensors that belong to it (rope factors).
+
+def write_config(
+    config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[dict[str, Value], dict[str, Tensor], list[str]]:
+    """Metadata of the architecture for a transformers config, the fp32 tensors that belong to it (rope factors), and
+    lines the user should see. `shapes` are those of the file's other tensors.
 
     Raises ValueError for a model that has no GGUF form here, or that llama.cpp would compute otherwise.
     """
     found = architecture_of_type(config.model_type)
     if found is None:
         raise ValueError(f"models of the type {config.model_type} have no GGUF form in Lorica.")
-    _check_computed_alike(config, found)
+    if found.head == "own" and config.tie_word_embeddings:
+        raise ValueError(f"llama.cpp's {found.name} has an output head of its own, and this model ties it. {INSTEAD}")
     name = found.name
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     values = {"general.architecture": text(name)}
     values |= {f"{name}.{key}": count(getattr(config, field)) for key, field in SIZES.items()}
-    values[f"{name}.{EPSILON}"] = number(config.rms_norm_eps)
+    values[f"{name}.{found.epsilon[0]}"] = number(getattr(config, found.epsilon[1]))
     values |= {f"{name}.attention.{kind}_length": count(head_size) for kind in ("key", "value")}
     values[f"{name}.vocab_size"] = count(config.vocab_size)
-    full, local = _flat_rope(config)
+    full = _full_rope(config, found)
     rotated = int(head_size * full.get("partial_rotary_factor", 1.0))
     values[f"{name}.rope.dimension_count"] = count(rotated)
-    if local is not None:
-        values[f"{name}.rope.freq_base_swa"] = number(local["rope_theta"])
-    rope, factors = write_rope(full, name, rotated // 2)
-    return values | rope | _write_own(config, name), factors
+    rope, factors = write_rope(full, found, rotated // 2)
+    values |= rope | _write_own(config, found)
+    notes = _check_read_back(config, found, values, shapes, factors)
+    return values, factors, notes
 
 
-def _flat_rope(config: PretrainedConfig) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    rope = config.rope_parameters
-    return (rope["full_attention"], rope["sliding_attention"]) if "full_attention" in rope else (rope, None)
+def _full_rope(config: PretrainedConfig, found: Architecture) -> dict[str, Any]:
+    """The rotation of layers that see everything."""
+    rope: dict[str, Any] = config.rope_parameters
+    if "full_attention" not in rope:
+        return rope
+    full, local = rope["full_attention"], rope["sliding_attention"]
+    own = found.name == "gemma3"  # OLMo 3's windows have the frequency of the other layers
+    if local.get("rope_type", "default") != "default" or not (own or local["rope_theta"] == full["rope_theta"]):
+        raise ValueError(f"llama.cpp computes {found.name} with another rotation in layers with a window. {INSTEAD}")
+    return dict(full)
 
 
-def _write_own(config: PretrainedConfig, name: str) -> dict[str, Value]:
-    own: dict[str, Value] = {}
+def _write_own(config: PretrainedConfig, found: Architecture) -> dict[str, Value]:
+    name, own = found.name, dict[str, Value]()
+    for key, (field, _) in found.scales.items():
+        if getattr(config, field, None):
+            own[f"{name}.{key}"] = number(getattr(config, field))
+    if found.window and "sliding_attention" in config.layer_types:
+        own[f"{name}.attention.sliding_window"] = count(config.sliding_window)
+    if name == "gemma3":
+        own["gemma3.rope.freq_base_swa"] = number(config.rope_parameters["sliding_attention"]["rope_theta"])
     if name == "phi3":
         own["phi3.attention.sliding_window"] = count(config.sliding_window or 0)
         own["phi3.rope.scaling.original_context_length"] = count(config.original_max_position_embeddings)
-    if name in GEMMA_27B_LAYERS:
-        if "sliding_attention" in config.layer_types:
-            own[f"{name}.attention.sliding_window"] = count(config.sliding_window)
-        for key in ("attn_logit_softcapping", "final_logit_softcapping"):
-            if getattr(config, key, None):
-                own[f"{name}.{key}"] = number(getattr(config, key))
     return own
 
 
-def _check_computed_alike(config: PretrainedConfig, found: Architecture) -> None:
+def _check_read_back(
+    config: PretrainedConfig,
+    found: Architecture,
+    values: Mapping[str, Value],
+    shapes: Mapping[str, tuple[int, ...]],
+    factors: Mapping[str, Tensor],
+) -> list[str]:
     """Raises ValueError where llama.cpp's graph of the architecture is another function than transformers' model."""
-    activation = getattr(config, "hidden_activation", None) or getattr(config, "hidden_act", SILU)
-    differences = []
-    if activation != (GELU if found.norm_shift else SILU):
-        differences.append(f"the activation {activation}")
-    if found.name in GEMMA_27B_LAYERS:
-        scalar = attention_scalar(found.name, vars(config), config.head_dim)
-        if config.query_pre_attn_scalar != scalar:
-            differences.append(f"query_pre_attn_scalar {config.query_pre_attn_scalar} (llama.cpp takes {scalar})")
-        period = WINDOW_PATTERN[found.name]
-        usual = [(layer + 1) % period != 0 for layer in range(config.num_hidden_layers)]
-        sliding = [kind == "sliding_attention" for kind in config.layer_types]
-        if any(sliding) and sliding != usual:
-            differences.append("another pattern of sliding windows")
-    if getattr(config, "num_local_experts", None):
-        differences.append("experts")
+    held = {**shapes, **{name: tuple(factor.shape) for name, factor in factors.items()}}
+    infos = {name: TensorInfo(name, named("F32"), shape, 0, 0) for name, shape in held.items()}
+    again = read_config(Metadata(f"this {config.model_type}", values), infos, factors.__getitem__)
+    notes, differences = [], []
+    for field in get_annotations(type(config)):
+        if field in NOT_COMPUTED or field.endswith(NOT_COMPUTED_ENDINGS):
+            continue
+        wanted, computed = getattr(config, field), getattr(again, field, None)
+        if field == "sliding_window" and wanted and not found.window:
+            notes.append(
+                f"llama.cpp has no sliding window for {found.name}; it attends further back than {wanted:,} tokens"
+            )
+        elif not _same(wanted, computed):
+            differences.append(f"{field} {wanted} (llama.cpp computes with {computed})")
     if differences:
+        told = ", ".join(differences)
         raise ValueError(
-            f"llama.cpp computes {found.name} otherwise than this {config.model_type}: it has {', '.join(differences)}."
+            f"llama.cpp computes {found.name} otherwise than this {config.model_type}: it has {told}. {INSTEAD}"
         )
+    return notes
 
 
-def rope_pairs(config: PretrainedConfig) -> int:
-    """Pairs of features of a head that are rotated."""
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(head_size * _flat_rope(config)[0].get("partial_rotary_factor", 1.0)) // 2
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, int | float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return bool(one == other)

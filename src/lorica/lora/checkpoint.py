@@ -1,7 +1,8 @@
 """Adapters on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`.
 
 Writing is byte-reproducible. Reading is strict: every tensor of the file is used, and every tensor of the adapter is in
-the file. The safetensors metadata carries the provenance; an adapter whose base is known refuses another base.
+the file. The safetensors metadata carries the provenance; an adapter whose base is known refuses another base. A GGUF
+file of llama.cpp's is read as the folder that PEFT would have of it.
 """
 
 import json
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.adapter import Adapter, check_finite
 from lorica.lora.attach import build, check_bare, name_of
+from lorica.lora.from_gguf import read_as_peft
 from lorica.lora.layer import LoraEmbedding, LoraLayer
-from lorica.lora.peft_config import adapter_config, lora_config
+from lorica.lora.peft_config import PREFIX, adapter_config, lora_config, pair_keys
 from lorica.lora.targets import Targets, find_targets
 from lorica.lora.weights import is_embedding
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_PREFIX = "base_model.model."
 _ROWS = ".token_adapter.trainable_tokens_delta"
 
 
@@ -52,35 +53,34 @@ def adapter_tensors(adapter: Adapter, lane: int = 0) -> dict[str, Tensor]:
         key_a, key_b = _pair_keys(name, layer)
         tensors[key_a], tensors[key_b] = down, up
         if layer.magnitude is not None:
-            tensors[f"{_PREFIX}{name}.lora_magnitude_vector"] = layer.magnitude[lane]
+            tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = layer.magnitude[lane]
     for name, copied in adapter.copies.items():
-        tensors |= {f"{_PREFIX}{name}.{key}": value for key, value in copied.trained.named_parameters()}
+        tensors |= {f"{PREFIX}{name}.{key}": value for key, value in copied.trained.named_parameters()}
     for name, part in adapter.rows.items():
         if is_embedding(part.base):
-            tensors[f"{_PREFIX}{name}{_ROWS}"] = part.rows
+            tensors[f"{PREFIX}{name}{_ROWS}"] = part.rows
     return {key: tensor.detach() for key, tensor in tensors.items()}
 
 
 def _pair_keys(name: str, layer: LoraLayer) -> tuple[str, str]:
-    if isinstance(layer, LoraEmbedding):
-        return f"{_PREFIX}{name}.lora_embedding_A", f"{_PREFIX}{name}.lora_embedding_B"
-    return f"{_PREFIX}{name}.lora_A.weight", f"{_PREFIX}{name}.lora_B.weight"
+    return pair_keys(name, isinstance(layer, LoraEmbedding))
 
 
-def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = False) -> Adapter:
-    """Attach the adapter in `folder` (Lorica's or PEFT's) to `model`, a torch module or what `lorica.load` returned.
+def load_adapter(model: Any, path: str | Path, *, allow_other_base: bool = False) -> Adapter:
+    """Attach the adapter at `path`, a folder (Lorica's or PEFT's) or a GGUF file of llama.cpp's, to `model`, a torch
+    module or what `lorica.load` returned.
 
     Raises ValueError for a missing or damaged file, a pickle, a setting this version cannot honour, any missing,
     unexpected or misshapen tensor, non-finite values, and another base than the one the adapter was trained on, unless
-    `allow_other_base`.
+    `allow_other_base`. A GGUF file does not say what it was trained on: only its architecture and shapes are checked.
     """
-    folder = Path(folder)
-    module = model if isinstance(model, nn.Module) else model.model
+    folder = Path(path)
+    module: Any = model if isinstance(model, nn.Module) else model.model
     check_bare(module)
-    metadata, tensors = read_weights(folder)
+    values, metadata, tensors = read_files(folder, module.config if folder.is_file() else None)
     hashes = getattr(model, "hashes", {})
     _check_base(folder, metadata, hashes, allow_other_base)
-    config = lora_config(read_json(folder / CONFIG), folder / CONFIG)
+    config = lora_config(values, part_of(folder, CONFIG))
     adapter = Adapter(module, config, provenance=metadata, base_name=name_of(model))
     adapter.notes = [
         f"the adapter in {folder} was trained with another {what} than the one beside this base"
@@ -88,7 +88,9 @@ def load_adapter(model: Any, folder: str | Path, *, allow_other_base: bool = Fal
         if metadata.get(what) and hashes.get(what) and metadata[what] != hashes[what]
     ]
     trained, given = (known.get("weights", "as-is") for known in (metadata, hashes))
-    if trained != given and hashes:
+    if folder.is_file():
+        adapter.notes.append(f"{folder} does not say which base it was trained on; a GGUF adapter never does")
+    elif trained != given and hashes:
         adapter.notes.append(f"the adapter in {folder} was trained with model.weights {trained}; this base is {given}")
     build(adapter, _targets(module, config, tensors, folder))
     try:
@@ -109,9 +111,24 @@ def load_weights(adapter: Adapter, folder: Path, lane: int = 0, *, allow_other_b
 
 def packing_of(folder: Path) -> str:
     """The `model.weights` without which the adapter in `folder` computes something else (LoftQ's start makes up for
-    what packing lost), or as-is. Raises ValueError as `read_weights`."""
-    metadata, _ = read_weights(folder)
+    what packing lost), or as-is, as of a GGUF file. Raises ValueError as `read_weights`."""
+    metadata, _ = read_weights(folder) if not folder.is_file() else ({}, {})
     return metadata.get("weights", "as-is") if metadata.get("start") == "loftq" else "as-is"
+
+
+def read_files(path: Path, model_config: Any) -> tuple[dict[str, Any], dict[str, str], dict[str, Tensor]]:
+    """Settings, provenance and tensors of the adapter in a folder, or in a GGUF file for a model of `model_config`, in
+    PEFT's words. Raises ValueError as `read_weights` and `read_as_peft`."""
+    if path.is_file():
+        values, tensors = read_as_peft(path, model_config)
+        return values, {}, tensors
+    metadata, tensors = read_weights(path)
+    return read_json(path / CONFIG), metadata, tensors
+
+
+def part_of(path: Path, name: str) -> Path:
+    """A file of an adapter's folder; of one that is a GGUF file, that."""
+    return path if path.is_file() else path / name
 
 
 def read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -157,7 +174,7 @@ def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], 
 
 def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: Path) -> Targets:
     """The modules the config chooses, which must be those that the file holds tensors for."""
-    held = {key[len(_PREFIX) :].rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key}
+    held = {key[len(PREFIX) :].rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key}
     modules = dict(model.named_modules())
     strangers = sorted(name for name in held if name not in modules)
     if strangers:
@@ -175,7 +192,9 @@ def _fill(adapter: Adapter, tensors: dict[str, Tensor], folder: Path, lane: int 
     for key, target in wanted.items():
         _check_shape(key, tensors[key], target, folder)
         if not torch.isfinite(tensors[key]).all():
-            raise ValueError(f"{folder / WEIGHTS}: {key} holds NaN or infinite values; this adapter cannot be used.")
+            raise ValueError(
+                f"{part_of(folder, WEIGHTS)}: {key} holds NaN or infinite values; this adapter cannot be used."
+            )
     for key, target in wanted.items():
         target.copy_(tensors[key])  # a view of the parameter, but for a pair with a start, which is a concatenation
     for name, layer in adapter.layers.items():
@@ -197,7 +216,7 @@ def _halve(layer: LoraLayer, down: Tensor, up: Tensor, lane: int) -> None:
 def _is_the_base(adapter: Adapter, key: str, tensor: Tensor) -> bool:
     """PEFT may save a copy of the base's embeddings; fine if it is what this base has. Of a model without values (on
     the meta device) only the shape is compared here."""
-    name = key[len(_PREFIX) :].removesuffix(".weight").removesuffix(".base_layer")
+    name = key[len(PREFIX) :].removesuffix(".weight").removesuffix(".base_layer")
     module = dict(adapter.model.named_modules()).get(name)
     base = getattr(module, "weight", None)  # of an adapted module: its base's
     if not isinstance(base, Tensor) or base.shape != tensor.shape:
@@ -211,14 +230,14 @@ def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:
     lists = [("misses", missing), ("has unexpectedly", unexpected)]
     told = "; ".join(f"{verb} {len(keys)} tensors ({', '.join(sorted(keys)[:3])} ...)" for verb, keys in lists if keys)
     raise ValueError(
-        f"{folder / WEIGHTS} {told}. It does not belong to this model and {CONFIG} (embeddings among them that are not "
-        "adapted: the adapter was made on a base with other embeddings); nothing was loaded."
+        f"{part_of(folder, WEIGHTS)} {told}. It does not belong to this model and {CONFIG} (embeddings among them that "
+        "are not adapted: the adapter was made on a base with other embeddings); nothing was loaded."
     )
 
 
 def _check_shape(key: str, found: Tensor, wanted: Tensor, folder: Path) -> None:
     if found.shape != wanted.shape:
         raise ValueError(
-            f"{folder / WEIGHTS}: {key} is {tuple(found.shape)}, expected {tuple(wanted.shape)} for this model and "
-            "rank; the adapter belongs to another base or its config was changed. Nothing was loaded."
+            f"{part_of(folder, WEIGHTS)}: {key} is {tuple(found.shape)}, expected {tuple(wanted.shape)} for this model "
+            "and rank; the adapter belongs to another base or its config was changed. Nothing was loaded."
         )

@@ -17,6 +17,7 @@ from lorica.config.schema import LoraConfig
 from lorica.lora.adapter import Adapter
 from lorica.lora.weights import is_embedding
 
+PREFIX = "base_model.model."  # of the names of an adapter's tensors
 _SAME_NAME = [
     "r",
     "target_modules",
@@ -50,6 +51,13 @@ _BOOKKEEPING = [
     "corda_config",
 ]
 _STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def pair_keys(module: str, embedding: bool) -> tuple[str, str]:
+    """What PEFT calls the two matrices of a pair."""
+    if embedding:
+        return f"{PREFIX}{module}.lora_embedding_A", f"{PREFIX}{module}.lora_embedding_B"
+    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
 
 
 def adapter_config(adapter: Adapter, lane: int = 0) -> dict[str, Any]:

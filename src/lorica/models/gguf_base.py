@@ -14,8 +14,8 @@ from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel
 from lorica.gguf.tokenizer import read_tokenizer, stop_ids
 from lorica.models import directory
-from lorica.models.packed import packed_module, tie
-from lorica.models.skeleton import empty_model, put, replace, unfilled
+from lorica.models.packed import put_packed, tie
+from lorica.models.skeleton import empty_model, put, unfilled
 from lorica.quant import codec_of_type
 
 IDS = {"bos_token_id": "bos", "pad_token_id": "padding"}
@@ -37,7 +37,7 @@ def build(file: GgufModel, dtype: torch.dtype) -> GgufWeights:
     the metadata says, of a type without a codec, or (norms and biases) not finite.
     """
     config = read_config(file.metadata, file.tensors, file.values)
-    found = architecture(file.metadata.text("general.architecture"), file.path)
+    found = architecture(file.metadata)
     _check_layers(file, config.num_hidden_layers)
     model = empty_model(config, dtype)
     used = set()
@@ -53,12 +53,12 @@ def build(file: GgufModel, dtype: torch.dtype) -> GgufWeights:
     missing = unfilled(model)
     assert not missing, f"{missing} are without values"
     model.generation_config = generation_config(file)
-    return GgufWeights(model, _notes(file, used))
+    return GgufWeights(model, _notes(file, found, used))
 
 
 def _check_layers(file: GgufModel, layers: int) -> None:
     """Metadata that claims more layers than there are would build a large model only to miss its first tensor."""
-    if f"blk.{layers - 1}.attn_norm.weight" not in file.tensors:
+    if f"blk.{layers - 1}.attn_output.weight" not in file.tensors:
         raise ValueError(f"{file.path} says that it has {layers} layers, and lacks tensors of the last one.")
 
 
@@ -101,9 +101,7 @@ def _fill(model: nn.Module, file: GgufModel, name: str, place: Place, parameter:
         )
     if parameter.ndim == 2:
         codec = codec_of_type(info.type.id)
-        packed = place.from_file(file.rows(place.tensor))
-        module_name = name.rpartition(".")[0]
-        replace(model, module_name, packed_module(model.get_submodule(module_name), codec, packed, dtype))
+        put_packed(model, name.rpartition(".")[0], codec, place.from_file(file.rows(place.tensor)), dtype)
         return
     values = place.from_file(file.values(place.tensor)) - place.shift
     if not torch.isfinite(values).all():
@@ -111,11 +109,13 @@ def _fill(model: nn.Module, file: GgufModel, name: str, place: Place, parameter:
     put(model, name, values.to(dtype))
 
 
-def _notes(file: GgufModel, used: set[str]) -> list[str]:
+def _notes(file: GgufModel, found: Architecture, used: set[str]) -> list[str]:
     unused = sorted(name for name in file.tensors if name not in used and not name.endswith(NOT_WEIGHTS))
     notes = [f"{len(unused)} tensors in {file.path} are not used: {', '.join(unused[:5])}"] if unused else []
-    if file.metadata.integer("phi3.attention.sliding_window", 0):
-        notes.append("the file names a sliding window, which llama.cpp ignores for phi3, and so does this base")
+    if not found.window and file.metadata.integer(f"{found.name}.attention.sliding_window", 0):
+        notes.append(
+            f"the file names a sliding window, which llama.cpp ignores for {found.name}, and so does this base"
+        )
     if "rope_factors_long.weight" in file.tensors:
         notes.append(
             "the file has LongRoPE factors for short and long inputs; here the length of an input decides which are "

@@ -5,13 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorica.quant import Codec, PackedEmbedding, PackedLinear, PackedMatrix
-from lorica.quant import packed_module as module_of
+from lorica.models.skeleton import replace
+from lorica.quant import Codec, PackedEmbedding, PackedLinear, PackedMatrix, packed_module
 
 
-def packed_module(module: nn.Module, codec: Codec, packed: Tensor, dtype: torch.dtype) -> nn.Module:
-    """What stands for the linear layer or embedding `module` with the weight `packed` (rows, row bytes)."""
-    return module_of(module, PackedMatrix(codec, packed), dtype)
+def put_packed(model: nn.Module, name: str, codec: Codec, packed: Tensor, dtype: torch.dtype) -> None:
+    """Make `packed` (rows, row bytes) the weight of the linear layer or embedding called `name`."""
+    replace(model, name, packed_module(model.get_submodule(name), PackedMatrix(codec, packed), dtype))
 
 
 def tie(model: Any) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lorica.models import directory
 from lorica.models.locate import stored_dtype
-from lorica.models.packed import packed_module, tie
+from lorica.models.packed import put_packed, tie
 from lorica.models.roles import rules_of, tensor_names
-from lorica.models.skeleton import empty_model, put, replace, unfilled
+from lorica.models.skeleton import empty_model, put, unfilled
 from lorica.models.stored import StoredTensors
 from lorica.quant import bitsandbytes, codec, fallback, pack_model
 from lorica.quant.mixtures import mixture, tensor_types, wanted_types
@@ -124,8 +124,7 @@ def _fill(
     if type is None:
         put(model, name, tensor.to(dtype, copy=True))
     else:
-        packed = codec(type).pack(tensor)
-        replace(model, module_name, packed_module(model.get_submodule(module_name), codec(type), packed, dtype))
+        put_packed(model, module_name, codec(type), codec(type).pack(tensor), dtype)
     return {name}
 
 
@@ -141,7 +140,7 @@ def _packed_already(
     layer = model.get_submodule(module)
     if (len(packed), found.columns(packed.shape[1])) != tuple(layer.weight.shape):  # type: ignore[arg-type]
         raise ValueError(f"{folder}: {module} has another shape in the files than by config.json.")
-    replace(model, module, packed_module(layer, found, packed, dtype))
+    put_packed(model, module, found, packed, dtype)
     return set(keys)
 
 

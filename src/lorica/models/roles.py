@@ -58,5 +58,6 @@ def rules_of(config: Any) -> Model:
     text = config.get_text_config()
     experts = getattr(text, "num_local_experts", None) or getattr(text, "num_experts", None) or 0
     key_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    seventy = text.model_type == "llama" and text.num_hidden_layers == 80 and key_heads != text.num_attention_heads
+    seventy = text.num_hidden_layers == 80 and key_heads != text.num_attention_heads
+    seventy = seventy and text.model_type in ("llama", "mistral", "qwen2")
     return Model(text.num_hidden_layers, text.num_attention_heads, key_heads, experts, seventy)

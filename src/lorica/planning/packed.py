@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from lorica.gguf.architectures import architecture
 from lorica.gguf.split import GgufModel
 from lorica.models.gguf_base import find_place
-from lorica.models.packed import packed_module, tie
+from lorica.models.packed import put_packed, tie
 from lorica.models.packing import choose_types
-from lorica.models.skeleton import replace
 from lorica.planning.ledger import Ledger
 from lorica.planning.step import Watch
 from lorica.planning.work import Work
@@ -30,7 +29,7 @@ def pack_as(model: Any, weights: str, dtype: torch.dtype) -> None:
 
 def pack_like(model: Any, file: GgufModel, dtype: torch.dtype) -> None:
     """Have the matrices of `model` packed as the GGUF file holds them."""
-    found = architecture(file.metadata.text("general.architecture"), file.path)
+    found = architecture(file.metadata)
     for name, parameter in list(model.named_parameters()):
         if parameter.ndim == 2 and not (name == "lm_head.weight" and model.config.tie_word_embeddings):
             place = find_place(file, found, model.config, name)
@@ -43,7 +42,7 @@ def _pack(model: nn.Module, name: str, kind: Codec, dtype: torch.dtype) -> None:
     module = model.get_submodule(module_name)
     rows, columns = module.weight.shape  # type: ignore[misc]
     packed = torch.empty(rows, kind.row_bytes(columns), dtype=torch.uint8, device="meta")
-    replace(model, module_name, packed_module(module, kind, packed, dtype))
+    put_packed(model, module_name, kind, packed, dtype)
 
 
 def make_tables(model: nn.Module) -> None:

@@ -39,9 +39,14 @@ def read_report(run: str | Path) -> dict[str, Any]:
 
 
 def open_for_answers(
-    path: str | Path, device: str = "auto", allow_other_base: bool = False, base_only: bool = False
+    path: str | Path,
+    device: str = "auto",
+    allow_other_base: bool = False,
+    base_only: bool = False,
+    adapter: Path | None = None,
 ) -> Opened:
-    """Open a run's folder, an adapter's folder (its config names the base), or a model's directory or hub id.
+    """Open a run's folder, an adapter's folder (its config names the base), or a model's directory or hub id, if need
+    be with an `adapter` on it: PEFT's folder, or a GGUF file of llama.cpp's.
 
     With `base_only` what a run trained is left out: the base that it began with.
 
@@ -49,6 +54,10 @@ def open_for_answers(
     """
     folder = Path(path)
     run = RunFolder(folder)
+    if adapter is not None:
+        if run.holds_a_run() or (folder / CONFIG).is_file():
+            raise ValueError(f"{path} holds an adapter of its own; --adapter goes with the model that it belongs to.")
+        return _open_adapter(str(path), adapter, device, allow_other_base, base_only)
     if run.holds_a_run():
         return _open_run(run, device, allow_other_base, base_only)
     if (folder / CONFIG).is_file():
@@ -58,12 +67,16 @@ def open_for_answers(
                 f"{folder / CONFIG} does not name its base (base_model_name_or_path); load it in Python with "
                 "lorica.load."
             )
-        base = load(name, device=device, weights=packing_of(folder))
-        _use_template_of(folder, base)
-        adapter = None if base_only else load_adapter(base, folder, allow_other_base=allow_other_base).eval()
-        return Opened(base, adapter, bool(base.tokenizer.chat_template))
+        return _open_adapter(name, folder, device, allow_other_base, base_only)
     base = load(path, device=device)
     return Opened(base, None, bool(base.tokenizer.chat_template))
+
+
+def _open_adapter(name: str, path: Path, device: str, allow_other_base: bool, base_only: bool) -> Opened:
+    base = load(name, device=device, weights=packing_of(path))
+    _use_template_of(path, base)
+    adapter = None if base_only else load_adapter(base, path, allow_other_base=allow_other_base).eval()
+    return Opened(base, adapter, bool(base.tokenizer.chat_template))
 
 
 def _use_template_of(folder: Path, base: Base) -> None:
