@@ -33,6 +33,15 @@ def test_the_rows_of_a_file_are_planned_for_whatever_it_is_called(
     assert json.loads(capsys.readouterr().out)["steps"] == 5, "36 rows are left to train on, 8 a step"
 
 
+def test_rows_that_cannot_be_read_are_told_as_before_a_training(
+    tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write_rows(tmp_path / "rows.jsonl", [{"ask": f"{i} is", "reply": f" {i}"} for i in range(48)])
+    assert run(["plan", "--model", str(tiny_base), "--data", str(rows)]) == 1
+    told = capsys.readouterr().err
+    assert "It has the keys ask, reply" in told and "data.columns" in told
+
+
 def test_units_misread_end_with_one_paragraph(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "--model", str(tiny_base), "--memory", "24"]) == 1
     told = capsys.readouterr().err

@@ -11,6 +11,7 @@ import torch
 
 from lorica import config as configuration
 from lorica.config.schema import RunConfig
+from lorica.data.gates import refuse
 from lorica.models.precision import choose_device, choose_precision
 from lorica.planning.advice import advice_for
 from lorica.planning.gpus import Gpu, find_gpu
@@ -124,6 +125,7 @@ def workload_of(config: RunConfig, model: PlannedModel, question: Question, watc
     read = read_rows(config, server, watcher)
     tokens = read.training.tokens.tolist()
     if not tokens:
+        refuse(read.findings)
         raise ValueError(
             f"no rows of {', '.join(map(str, config.data.paths))} can be trained on; see: lorica data check"
         )
