@@ -5,7 +5,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 .venv/bin/pytest --numprocesses $(WORKERS) --dist loadfile
 BIN := .venv/bin
 
-.PHONY: setup demo test test-slow judge lint format bench clean
+.PHONY: setup demo test test-slow test-soak judge lint format bench clean
 
 setup: .venv/.installed
 
@@ -22,6 +22,9 @@ test: setup lint
 
 test-slow: setup
 	$(PYTEST) -m slow
+
+test-soak: setup
+	$(PYTEST) -m soak
 
 # llama-cpp-python is built from source on the first call (about 15 minutes); JUDGE_ARGS=... are pytest's.
 judge: setup

@@ -26,13 +26,13 @@ def test_a_file_of_40_mb_needs_less_than_that(tmp_path: Path) -> None:
     assert growth(tmp_path, 40 * MIB, 16_000, cached=False)["grew"] < 25 * MIB
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_file_of_2_gb_needs_no_more(tmp_path: Path, cached: bool) -> None:
     assert growth(tmp_path, 2048 * MIB, 16_000, cached)["grew"] < 60 * MIB
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_many_short_rows_need_their_index_only(tmp_path: Path) -> None:
     told = growth(tmp_path, 200 * MIB, 500, cached=False)
     assert told["rows"] > 300_000 and told["grew"] < 40 * MIB + 200 * told["rows"]

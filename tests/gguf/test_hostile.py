@@ -153,6 +153,6 @@ def test_a_thousand_mutated_files(tmp_path: Path) -> None:
     assert refused > 500 and peak < 4 << 20
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_fifty_thousand_mutated_files(tmp_path: Path) -> None:
     assert fuzz(tmp_path, 50_000, seed=1) > 25_000

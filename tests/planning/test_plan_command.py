@@ -68,7 +68,7 @@ def test_history_is_kept_and_survives_damage(monkeypatch: pytest.MonkeyPatch, tm
     assert [found["run"] for found in read_history()] == ["runs/x", "runs/y"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_plan_that_fits_runs_under_its_budget() -> None:
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "plan_budgets.py"
     done = subprocess.run([sys.executable, script, "20"], capture_output=True, text=True, check=False)

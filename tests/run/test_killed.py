@@ -32,7 +32,7 @@ def killed_and_resumed(settings: Settings, name: str, number: int) -> bool:
     return True
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_killed_before_every_change_of_a_file(settings: Settings) -> None:
     whole = settings("whole", **SMALL)
     assert finish(whole) == 0
@@ -53,7 +53,7 @@ def test_killed_while_a_checkpoint_is_written(settings: Settings) -> None:
     assert_same_run(values["out"], whole["out"])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["lora", "full", "dropout and early stopping"])
 def test_killed_at_twenty_random_moments(settings: Settings, kind: str) -> None:
     options: dict[str, Any] = {
