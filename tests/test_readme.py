@@ -34,7 +34,7 @@ def test_links_lead_to_files() -> None:
         assert target.startswith("https://arxiv.org/") or (ROOT / target).is_file(), target
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_commands_and_python(tmp_path: Path) -> None:
     rows, _ = task.write_demo_data(tmp_path / "task", 60, 8, seed=3)
     (tmp_path / "rows.jsonl").write_text(rows.read_text())

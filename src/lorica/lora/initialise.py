@@ -29,8 +29,13 @@ def initialise(
     "olora" (Büyükakyüz 2024, https://arxiv.org/abs/2406.01775), or "loftq" and "eva", which take what they begin with
     from `source`, as a layer does not hold it. Raises ValueError for any other.
     """
-    if layer.lora_A.is_meta:
-        return  # a plan's layer has shapes alone
+    if not layer.lora_A.is_meta:  # as a plan's layers are, which have shapes alone
+        _fill(layer, kind, seeds, name, source)
+    if str(kind).startswith(("pissa", "olora")):
+        layer.start_A, layer.start_B = layer.lora_A.detach().clone(), layer.lora_B.detach().clone()
+
+
+def _fill(layer: LoraLayer, kind: Initialisation, seeds: Sequence[int], name: str, source: Source | None) -> None:
     given = None if source is None else source(name)
     for lane, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(_derived_seed(seed, name))
@@ -39,8 +44,6 @@ def initialise(
         with torch.no_grad():
             layer.lora_A[lane, : strength.r].copy_(down)
             layer.lora_B[lane, :, : strength.r].copy_(up)
-    if str(kind).startswith(("pissa", "olora")):
-        layer.start_A, layer.start_B = layer.lora_A.detach().clone(), layer.lora_B.detach().clone()
 
 
 def _derived_seed(seed: int, name: str) -> int:
