@@ -69,7 +69,7 @@ class Solver:
             faster = best is None or found.tokens_per_second > best.tokens_per_second
             best = found if faster else best
             keeps_all = set(found.policies) <= {self.ladder[0]}
-            if keeps_all and (self.rehearsal.is_lean or not faster):
+            if keeps_all and not faster:
                 break  # fewer tokens would only be slower still
         return best
 
