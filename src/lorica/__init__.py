@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lorica.lora import Adapter, attach, load_adapter
     from lorica.models import Base, load
     from lorica.run import RunResult, evaluate, train
+    from lorica.run.plan import plan
 
 __all__ = [
     "Adapter",
@@ -22,6 +23,7 @@ __all__ = [
     "export",
     "load",
     "load_adapter",
+    "plan",
     "train",
 ]
 
@@ -35,6 +37,7 @@ _ROOMS = {
     "export": "lorica.exporting",
     "load": "lorica.models",
     "load_adapter": "lorica.lora",
+    "plan": "lorica.run.plan",
     "train": "lorica.run",
 }
 

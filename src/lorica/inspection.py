@@ -3,16 +3,15 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
+from lorica.adapters.folder import read_pairs
 from lorica.adapters.on_base import beside_base
-from lorica.config import LoraConfig
+from lorica.adapters.pairs import Pair
 from lorica.files import read_json
 from lorica.gguf.inspection import inspect_gguf
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
@@ -20,20 +19,6 @@ from lorica.lora.peft_config import lora_config
 from lorica.lora.targets import rank_and_alpha, scaling
 from lorica.models.locate import weight_files
 from lorica.training.run_folder import RunFolder
-
-BITS = {
-    "F64": 64,
-    "F32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I64": 64,
-    "I32": 32,
-    "I16": 16,
-    "I8": 8,
-    "U8": 8,
-    "F8_E4M3": 8,
-    "F8_E5M2": 8,
-}
 
 
 def inspect(
@@ -91,7 +76,11 @@ def _gguf(path: Path) -> dict[str, Any]:
     found, pairs = inspect_gguf(path)
     if not pairs:
         return found
-    return found | {"modules": [_delta(name, pair.down, pair.up, pair.scale) for name, pair in pairs.items()]}
+    modules = [
+        _described(name, Pair(pair.down.double(), pair.up.double() * pair.scale), pair.scale)
+        for name, pair in pairs.items()
+    ]
+    return found | {"modules": modules}
 
 
 def _headers(files: list[Path]) -> dict[str, tuple[str, list[int]]]:
@@ -139,7 +128,9 @@ def _adapter(folder: Path) -> dict[str, Any]:
     values = read_json(folder / CONFIG)
     config = lora_config(values, folder / CONFIG)
     provenance, tensors = read_weights(folder)
-    modules = [_pair(name, down, up, config) for name, down, up in _pairs(tensors, folder)]
+    pairs = read_pairs(tensors, config, folder)
+    scales = {name: scaling(*rank_and_alpha(name, config), config.use_rslora) for name in pairs}
+    modules = [_described(name, pair, scales[name]) for name, pair in pairs.items()]
     return {
         "kind": "adapter",
         "base": values.get("base_model_name_or_path"),
@@ -169,35 +160,17 @@ def _by_layer(modules: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     )
 
 
-def _pairs(tensors: dict[str, Tensor], folder: Path) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(key without its ending, A, B) of linear layers and embeddings."""
-    for key in sorted(tensors):
-        for down, up in ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B")):
-            if key.endswith(down):
-                stem = key.removesuffix(down)
-                if stem + up not in tensors:
-                    raise ValueError(f"{folder / WEIGHTS} has {key} but no {stem + up}; the adapter is incomplete.")
-                yield stem, tensors[key], tensors[stem + up]
-
-
-def _pair(key: str, down: Tensor, up: Tensor, config: LoraConfig) -> dict[str, Any]:
-    name = key.removeprefix("base_model.model.")
-    r, alpha = rank_and_alpha(name, config)
-    return _delta(name, down, up, scaling(r, alpha, config.use_rslora))
-
-
-def _delta(name: str, down: Tensor, up: Tensor, scale: float) -> dict[str, Any]:
-    """Scale, size and effective rank of `scale * B A`, from r-by-r products: the full matrix is never formed.
+def _described(name: str, pair: Pair, scale: float) -> dict[str, Any]:
+    """Scale, size and effective rank of what a pair adds, from r-by-r products: the full matrix is never formed.
 
     The effective rank is the exponential of the entropy of the normalised singular values (Roy & Vetterli 2007).
     """
-    left, right = torch.linalg.qr(up.double()).R, torch.linalg.qr(down.double().t()).R
-    singular = scale * torch.linalg.svdvals(left @ right.t())
+    singular = pair.singular_values()
     share = singular / singular.sum().clamp_min(1e-300)
     entropy = -(share * share.clamp_min(1e-300).log()).sum()
     return {
         "module": name,
-        "r": down.shape[0],
+        "r": pair.rank,
         "scale": scale,
         "norm": float(singular.norm()),
         "effective_rank": float(entropy.exp()) if singular.sum() > 0 else 0.0,

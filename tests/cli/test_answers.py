@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from outcomes import GENERATE_KEYS, Cli
+from outcomes import GENERATE_KEYS, SMALL, Cli
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import lorica
+from bases import CHAT_TEMPLATE, chats, write_rows
 
 PROMPT = "three plus 4 is"
 RENDERED = f"<|user|>{PROMPT}<|end|><|assistant|>"
@@ -41,6 +44,21 @@ def test_a_run_on_conversations_and_raw(cli: Cli, chat_run: Path, tiny_base: Pat
         outcome = cli("generate", chat_run, *options, "--max-new-tokens", 12, "--json")
         assert outcome.json["prompt"] == prompt
         assert outcome.json["token_ids"] == greedy(tiny_base, RENDERED, chat_run / "adapter")[0]
+
+
+def test_the_template_is_given_what_it_was_given_in_training(cli: Cli, tiny_base: Path, tmp_path: Path) -> None:
+    brief = "{% if brief and message.role == 'assistant' %}briefly: {% endif %}{{ message.content }}"
+    template = CHAT_TEMPLATE.replace("{{ message.content }}", brief)
+    template = template.replace(
+        "<|assistant|>{% endif %}", "<|assistant|>{% if brief %}briefly: {% endif %}{% endif %}"
+    )
+    (tmp_path / "brief.jinja").write_text(template, encoding="utf-8")
+    rows = str(write_rows(tmp_path / "rows.jsonl", chats()))
+    values = {"chat_template": str(tmp_path / "brief.jinja"), "chat_template_kwargs": {"brief": True}}
+    data, out = {"path": rows, **values}, tmp_path / "run"
+    lorica.train(None, [*SMALL, "train.steps=1"], model=str(tiny_base), data=data, out=str(out))
+    asked = cli("generate", out, "--prompt", PROMPT, "--max-new-tokens", 2, "--json").json["prompt"]
+    assert asked == f"{RENDERED}briefly: "
 
 
 @pytest.mark.parametrize("kind", ["text_run", "full_run"])

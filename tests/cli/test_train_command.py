@@ -132,4 +132,16 @@ def test_stopped_before_training(
 def test_interrupted_before_there_is_a_run(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lorica.config.load", lambda *_: signal.raise_signal(signal.SIGINT))
     outcome = cli("train", "--model", "x", "--data", "y")
-    assert (outcome.code, outcome.out, outcome.err) == (130, "", "")
+    assert (outcome.code, outcome.out, outcome.err) == (130, "", "interrupted\n")
+    assert cli("train", "--model", "x", "--data", "y", "--json").json == {"error": "interrupted"}
+
+
+def test_what_a_metric_prints_is_no_result(
+    cli: Cli, tiny_base: Path, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "talkative_metric.py"
+    module.write_text("def length(prediction, reference, prompt):\n    print('looking')\n    return len(prediction)\n")
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", tiny_base, "--data", rows, "--out", tmp_path / "run", *SMALL, "train.steps=2"]
+    outcome = cli("train", *options, "evaluate.metric=talkative_metric:length", "--json")
+    assert outcome.json["steps"] == 2 and "looking" in outcome.err

@@ -1,6 +1,11 @@
 """Comparisons over a tiny base: what is run, what the table says of it, and how it goes on after a stop."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +137,35 @@ def test_a_run_that_fails_or_is_stopped_and_goes_on(base: dict[str, Any], tmp_pa
     assert len(rest.commands) == 6 - 2 - 1 and len(found.rows) == 2
     again = InThisProcess()
     assert compare(resume=tmp_path / "out", command=again).rows == found.rows and not again.commands
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_in_hand_with_a_checkpoint(number: int, base: dict[str, Any], tmp_path: Path) -> None:
+    """Ctrl-C reaches both processes, SIGTERM the comparison's alone."""
+    config, out = tmp_path / "config.json", tmp_path / "out"
+    config.write_text(json.dumps(base | {"train": {"steps": 10**5, "batch_size": 4}}), encoding="utf-8")
+    arguments = ["compare", str(config), "--methods", "lora,full", "--seeds", "1", "--out", str(out), "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lorica", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list(out.glob("runs/*/metrics.jsonl")) and process.poll() is None:
+        time.sleep(0.05)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    printed, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + number and json.loads(printed)["run"] == str(out)
+    assert f"lorica compare --resume {out}" in told and "Traceback" not in told
+    [run] = (path for path in (out / "runs").iterdir() if path.is_dir())
+    assert list((run / "checkpoints").glob("step-*"))
+    with RunFolder(run).locked():
+        pass  # nobody trains into it any more
 
 
 @pytest.mark.parametrize(

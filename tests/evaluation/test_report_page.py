@@ -153,11 +153,12 @@ def test_chart_skips_what_is_not_finite() -> None:
         (0.0, 10.0, [0, 2, 4, 6, 8, 10]),
         (0.83, 4.41, [0, 1, 2, 3, 4, 5]),
         (1e-4, 3e-4, [1e-4, 1.5e-4, 2e-4, 2.5e-4, 3e-4]),
+        (1e-14, 3e-14, [1e-14, 1.5e-14, 2e-14, 2.5e-14, 3e-14]),
         (2.0, 2.0, [2.0, 2.5]),
     ],
 )
 def test_ticks_are_round_and_enclose(low: float, high: float, expected: list[float]) -> None:
-    assert nice_ticks(low, high, 5) == pytest.approx(expected)
+    assert nice_ticks(low, high, 5) == pytest.approx(expected, rel=1e-9, abs=0)
 
 
 def test_smoothing_and_thinning_keep_the_shape() -> None:

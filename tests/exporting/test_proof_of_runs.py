@@ -1,6 +1,7 @@
 """The proof of a run's export: its held-out rows and its metric, and an export that is nothing but the base."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,22 @@ from lorica.exporting.weights import read_weights_of
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.run import Watcher
 from lorica.run.reopen import Opened
+
+
+def packed_run(folder: Path, weights: str, lora: dict[str, Any]) -> tuple[Path, Path]:
+    """A base, and a short run on it packed on loading."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+    base, out = write_base(folder / "base", **sizes), folder / "run"
+    lorica.train(
+        model={"path": str(base), "weights": weights},
+        data=str(write_rows(folder / "rows.jsonl", sums())),
+        out=str(out),
+        lora=lora,
+        train={"steps": 8, "batch_size": 4, "lr": 0.02},
+        evaluate={"held_out": 0.2, "forgetting": None, "max_new_tokens": 3},
+        system={"threads": 1},
+    )
+    return base, out
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +74,7 @@ def test_a_right_one_changes_no_metric(run: Path, tmp_path: Path) -> None:
 def test_a_run_on_a_base_packed_on_loading(tmp_path: Path) -> None:
     """What was trained is the adapter on the packed base; merging into the stored one moves it by the packing's
     error, which the proof shows."""
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
-    base = write_base(tmp_path / "base", **sizes)
-    out = tmp_path / "run"
-    lorica.train(
-        model={"path": str(base), "weights": "q4_0"},
-        data=str(write_rows(tmp_path / "rows.jsonl", sums())),
-        out=str(out),
-        lora={"r": 3, "alpha": 5},
-        train={"steps": 8, "batch_size": 4, "lr": 0.02},
-        evaluate={"held_out": 0.2, "forgetting": None, "max_new_tokens": 3},
-        system={"threads": 1},
-    )
+    _, out = packed_run(tmp_path, "q4_0", {"r": 3, "alpha": 5})
     merged = lorica.export(out, "merged", out=tmp_path / "merged")
     adapter = lorica.export(out, "peft", out=tmp_path / "peft")
     assert merged.proof is not None and adapter.proof is not None
@@ -79,18 +85,7 @@ def test_a_run_on_a_base_packed_on_loading(tmp_path: Path) -> None:
 
 def test_a_run_that_began_with_what_packing_lost(tmp_path: Path) -> None:
     """Merged, packed to eight bits and as an adapter by itself it computes what was trained: on the packed base."""
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
-    base = write_base(tmp_path / "base", **sizes)
-    out = tmp_path / "run"
-    lorica.train(
-        model={"path": str(base), "weights": "nf4"},
-        data=str(write_rows(tmp_path / "rows.jsonl", sums())),
-        out=str(out),
-        lora={"r": 6, "alpha": 20, "init_lora_weights": "loftq"},
-        train={"steps": 4, "batch_size": 4, "lr": 0.01},
-        evaluate={"held_out": 0.2, "forgetting": None, "max_new_tokens": 3},
-        system={"threads": 1},
-    )
+    base, out = packed_run(tmp_path, "nf4", {"r": 6, "alpha": 20, "init_lora_weights": "loftq"})
     merged = lorica.export(out, "merged", out=tmp_path / "merged")
     assert merged.proof is not None and merged.ok
     assert merged.proof.kl < 1e-8 and merged.proof.kl_of_base > 1e-4

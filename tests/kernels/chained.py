@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lorica.kernels import (
     Documents,
-    add_rms_norm_,
     attention,
     attention_backward,
     cross_entropy_,
@@ -30,24 +29,6 @@ class Norm(torch.autograd.Function):
     def backward(ctx: Any, *dy: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         return rms_norm_backward(dy[0], x, weight, ctx.eps, ctx.offset), None, None, None
-
-
-class AddNorm(torch.autograd.Function):
-    """x, residual -> (sum, norm of the sum), whose backward adds the sum's own gradient to the norm's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        total = x.clone()
-        y = add_rms_norm_(total, residual, weight, eps)
-        ctx.save_for_backward(total, weight)
-        ctx.eps = eps
-        return total, y
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-        total, weight = ctx.saved_tensors
-        dx = rms_norm_backward(upstream[1].clone(), total, weight, ctx.eps, residual=upstream[0], overwrite=True)
-        return dx, dx, None, None
 
 
 class Rotation(torch.autograd.Function):

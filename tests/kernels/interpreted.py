@@ -20,7 +20,7 @@ from lorica.kernels.norm import rms_norm_backward_reference, rms_norm_reference
 from lorica.kernels.rotary import rotate_reference_
 from lorica.kernels.triton.cross_entropy import BLOCK, cross_entropy_triton, cross_entropy_triton_
 from lorica.kernels.triton.gated import gated_backward_triton_, gated_triton
-from lorica.kernels.triton.norm import add_rms_norm_triton_, rms_norm_backward_triton_, rms_norm_triton
+from lorica.kernels.triton.norm import rms_norm_backward_triton_, rms_norm_triton
 from lorica.kernels.triton.rotary import rotate_triton_
 from lorica.kernels.triton.unpack import unpack_triton_
 from lorica.kernels.unpack import FORMATS
@@ -66,11 +66,6 @@ def test_norm(shape: tuple[int, ...], offset: float, round_first: bool, dtype: t
     unit = max(torch.finfo(dtype).eps, 2e-6)
     torch.testing.assert_close(found.double(), expected, rtol=tolerance * unit, atol=2e-6)
 
-    total = x.clone()
-    y = add_rms_norm_triton_(total, residual, weight, EPS, offset, round_first)
-    assert_close(total, x.double() + residual.double())
-    assert torch.equal(y, rms_norm_triton(total, weight, EPS, offset, round_first))
-
     for added in (None, residual):
         dx = dy.clone()
         rms_norm_backward_triton_(dx, x, weight, EPS, offset, added)
@@ -95,9 +90,6 @@ def test_norm_of_heads_inside_a_fused_product() -> None:
             rms_norm_backward_triton_(place, x, weight, EPS, residual=residual)
             exact = (dy.double(), x.double(), weight.double(), EPS, 0.0, residual.double())
             assert_close(place, rms_norm_backward_reference(*exact), 5e-6)
-        total = x.clone(memory_format=torch.preserve_format)
-        add_rms_norm_triton_(total, residual, weight, EPS)
-        assert torch.equal(total, x + residual)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -163,7 +155,7 @@ def test_gates_far_from_zero(activation: str) -> None:
     ("vocabulary", "dtype"),
     [(1, torch.float32), (300, torch.bfloat16), (300, torch.float16), (BLOCK + 5, torch.float32)],
 )
-@pytest.mark.parametrize("settings", list(product([1.0, 0.25], [0.0, 3.0], [0.0, 0.1])))
+@pytest.mark.parametrize("settings", list(product([1.0, 0.25], [0.0, 3.0])))
 def test_cross_entropy(settings: tuple[float, ...], dtype: torch.dtype, vocabulary: int) -> None:
     logits, coefficients = 3 * draw(4, vocabulary, dtype=dtype), torch.tensor([0.0, 1.0, 0.3, -0.5])
     labels = torch.tensor([0, vocabulary - 1, vocabulary // 2, int(logits[3].argmax())])

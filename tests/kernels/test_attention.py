@@ -15,6 +15,7 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 from allocations import Watching
 from lorica.kernels import Documents, attention, attention_backward
 from lorica.kernels.attention_by_blocks import BLOCK, attention_backward_by_blocks, attention_by_blocks
+from lorica.kernels.scoring import Saved, Scoring
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 # A document of one token first, in the middle and last; neighbours of equal length; one longer than a block of queries.
@@ -112,8 +113,9 @@ def test_gradients_are_the_finite_differences(window: int | None, softcap: float
 def test_blocks_are_a_reference_for_the_flash_kernel(softcap: float) -> None:
     q, k, v, dout = (x.double() for x in draw(LENGTHS, 4, 2, 10))
     documents = Documents.of(LENGTHS, "cpu")
-    out, lse = attention_by_blocks(q, k, v, documents, 0.3, None, softcap)
-    found = attention_backward_by_blocks(dout, q, k, v, out, lse, documents, 0.3, None, softcap)
+    how = Scoring(documents, 0.3, None, softcap)
+    out, lse = attention_by_blocks(q, k, v, how)
+    found = attention_backward_by_blocks(dout, Saved(q, k, v, out, lse), how)
     exact = exactly(q, k, v, dout, visible(LENGTHS, None), 0.3, softcap)
     for tensor, expected in zip((out, lse, *found), exact, strict=True):
         torch.testing.assert_close(tensor, expected, rtol=1e-12, atol=1e-12)

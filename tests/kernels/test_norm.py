@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from chained import AddNorm, Norm
+from chained import Norm
 from torch import Tensor
 from torch.autograd import gradcheck
 from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from transformers.models.olmo2.modeling_olmo2 import Olmo2RMSNorm
 
-from lorica.kernels import add_rms_norm_, rms_norm, rms_norm_backward
+from lorica.kernels import rms_norm, rms_norm_backward
 
 EPS = 1e-5
 # The norm of transformers, and what says the same here.
@@ -31,11 +31,6 @@ def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 def test_gradients_are_the_finite_differences(shape: tuple[int, ...], offset: float) -> None:
     x, weight = draw(*shape).requires_grad_(), draw(shape[-1])
     assert gradcheck(Norm.apply, (x, weight, EPS, offset))
-
-
-def test_the_sum_gets_both_gradients() -> None:
-    x, residual = draw(3, 6).requires_grad_(), draw(3, 6).flip(0).requires_grad_()
-    assert gradcheck(AddNorm.apply, (x, residual, draw(6), EPS))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -87,14 +82,6 @@ def test_a_gradient_may_have_a_type_of_its_own() -> None:
         dx = rms_norm_backward(dy.clone(), x, weight, EPS, overwrite=overwrite)
         assert dx.dtype == torch.float32
         torch.testing.assert_close(dx.double(), exact, rtol=1e-5, atol=1e-6)
-
-
-def test_the_sum_is_rounded_before_it_is_normalised() -> None:
-    x, residual, weight = (draw(*shape).bfloat16() for shape in ((4, 32), (32, 4), (32,)))
-    total = x.clone()
-    y = add_rms_norm_(total, residual.t(), weight, EPS)
-    assert torch.equal(total, x + residual.t())
-    assert torch.equal(y, rms_norm(x + residual.t(), weight, EPS))
 
 
 def test_rows_of_a_wider_matrix() -> None:

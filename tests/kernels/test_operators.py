@@ -40,19 +40,18 @@ def arguments(operator: str, device: str, dtype: torch.dtype) -> tuple[Any, ...]
         "attention": (heads, k, v, documents.table, 3, 0.3, 2, 0.0),
         "attention_backward": (heads, heads, k, v, heads, lse, documents.table, 3, 0.3, None, 2.0),
         "rms_norm": (x, weight, 1e-5, 1.0, False),
-        "add_rms_norm_": (x, draw(ROWS, WIDTH), weight, 1e-5, 0.0, True),
         "rms_norm_backward_": (x, draw(ROWS, WIDTH), weight, 1e-5, 0.0, draw(ROWS, WIDTH)),
         "rotate_": (heads, cos, sin, False, True),
         "gated": (x, draw(ROWS, WIDTH), "silu"),
         "gated_backward_": (x, draw(ROWS, WIDTH), draw(ROWS, WIDTH), "gelu"),
-        "cross_entropy": (x, labels, 1.0, 30.0, 0.0),
-        "cross_entropy_": (x, labels, draw(ROWS), 1.0, 0.0, 0.1),
+        "cross_entropy": (x, labels, 1.0, 30.0),
+        "cross_entropy_": (x, labels, draw(ROWS), 0.5, 0.0),
     }[operator]
 
 
 OPERATORS = [
     *("attention", "attention_backward"),
-    *("rms_norm", "add_rms_norm_", "rms_norm_backward_", "rotate_"),
+    *("rms_norm", "rms_norm_backward_", "rotate_"),
     *("gated", "gated_backward_", "cross_entropy", "cross_entropy_"),
 ]
 
@@ -79,7 +78,6 @@ PUBLIC: dict[str, Callable[..., Any]] = {
     "attention": with_documents(kernels.attention),
     "attention_backward": with_documents(kernels.attention_backward),
     "rms_norm": kernels.rms_norm,
-    "add_rms_norm_": kernels.add_rms_norm_,
     "rms_norm_backward_": kernels.rms_norm_backward,
     "rotate_": kernels.rotate_,
     "gated": kernels.gated,

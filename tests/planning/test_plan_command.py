@@ -48,6 +48,17 @@ def test_units_misread_end_with_one_paragraph(tiny_base: Path, capsys: pytest.Ca
     assert told.startswith("error: --memory is '24'") and told.count("\n") == 1
 
 
+def test_a_model_that_cannot_be_rehearsed_is_said(
+    tiny_base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def needs_a_value(*_: object) -> None:
+        raise NotImplementedError("no rule for aten::item")
+
+    monkeypatch.setattr("lorica.planning.step.StepRunner.run", needs_a_value)
+    assert run(["plan", "--model", str(tiny_base), *SMALL]) == 1
+    assert "cannot be rehearsed without values (no rule for aten::item)" in capsys.readouterr().err
+
+
 def test_a_comparison(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["plan", "--model", str(tiny_base), "--gpu", "RTX4090", "--compare", "--json", *SMALL]) == 0
     rows = {row["way"]: row for row in json.loads(capsys.readouterr().out)["rows"]}

@@ -98,6 +98,10 @@ def test_evaluations_need_held_out_rows(settings: Settings, tmp_path: Path) -> N
     assert "evaluate.held_out" in told
 
 
+def test_a_warmup_beyond_the_run(settings: Settings) -> None:
+    refused(settings(train={"steps": None, "epochs": 1, "warmup": 9}), r"train\.warmup is 9 steps, and the run has 8")
+
+
 def _without_weights(base: Path) -> None:
     (base / "model.safetensors").unlink()
 

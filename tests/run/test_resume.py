@@ -26,6 +26,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "loraplus": {"train": {"loraplus_lr_ratio": 8.0}},
     "pissa": {"lora": {"init_lora_weights": "pissa"}},
     "dora": {"lora": {"use_dora": True}},
+    "eva": {"lora": {"init_lora_weights": "eva"}},
     "token rows": {
         "lora": {"trainable_token_indices": [7, 3], "modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}
     },

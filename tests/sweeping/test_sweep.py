@@ -99,6 +99,40 @@ def test_stopped_and_resumed_it_is_the_same_sweep(base: dict[str, Any], tmp_path
         assert row["held_out_loss"] == expected["held_out_loss"], "bit for bit"
 
 
+class StopsWhileFinishing(Watcher):
+    """Sends Ctrl-C when the winner is measured."""
+
+    def __init__(self) -> None:
+        self.sent = False
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        import signal
+
+        if name == "held-out rows" and not self.sent:
+            self.sent = True
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_stopped_while_the_winner_is_measured(base: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=f"lorica sweep --resume {tmp_path}/sweep$"):
+        sweep(overrides=GRID, out=tmp_path / "sweep", watcher=StopsWhileFinishing(), **base)
+    assert RunFolder(tmp_path / "sweep/best").holds_a_run()
+    result = sweep(resume=tmp_path / "sweep")
+    report = json.loads((tmp_path / "sweep/best/report.json").read_text())
+    assert report["after"]["loss"] == pytest.approx(result.best["held_out_loss"], rel=1e-5)
+    assert report["plan"] is None, "the plan is of a run alone"
+
+
+def test_other_rows_are_not_gone_on_with(base: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        sweep(overrides=GRID, out=tmp_path / "sweep", watcher=Stopper(1), **base)
+    write_rows(tmp_path / "rows.jsonl", sums(61))
+    with pytest.raises(ValueError, match="the data is not what the run"):
+        sweep(resume=tmp_path / "sweep")
+    with pytest.raises(ValueError, match="holds no run"):
+        train(resume=tmp_path / "sweep")
+
+
 def test_a_trial_that_diverges_is_stopped_and_told(base: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         sweep(overrides=GRID, out=tmp_path / "sweep", share=1, watcher=Stopper(13), **base)
@@ -132,6 +166,7 @@ def test_batch_sizes_are_compared_at_the_same_share(base: dict[str, Any], tmp_pa
         (["train.lr=1e-4,1e-3", "method=full"], "method: full and a sweep cannot be combined"),
         (["train.lr=1e-4,1e-3", "lora.modules_to_save=[lm_head]"], "modules_to_save cannot be combined"),
         (["train.lr=1e-4,1e-3", "evaluate.enabled=false"], "held-out rows"),
+        (["train.lr=1e-4,1e-3", "evaluate.every=2"], "a sweep and evaluate.every cannot be combined"),
     ],
 )
 def test_sweeps_that_cannot_be(base: dict[str, Any], tmp_path: Path, grid: list[str], told: str) -> None:

@@ -74,3 +74,18 @@ def test_losses_and_gradients_are_those_of_the_batch_as_it_is(dropout: float) ->
             found.append([loss, *torch.autograd.grad(loss, list(adapter.parameters())), *sized.token_losses(batch)])
         for own, rounded in zip(*found, strict=True):
             torch.testing.assert_close(own, rounded, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_in_a_layer_that_is_the_models_own() -> None:
+    """Layer 1 has a part that is trained whole; what it drops follows the tokens, the filling too."""
+    model = tiny.llama()
+    adapter = attach(model, r=3, alpha=7, lora_dropout=0.3, target_modules=["q_proj"], modules_to_save=["1.mlp"])
+    engine = choose_engine(model, tiny.randomise(adapter).eval())
+    adapter.train()
+    assert isinstance(engine, HeadedEngine) and engine.body is not None
+    assert engine.body.description.startswith("1/2 layers lean")
+    [batch] = batches(1)[:1]
+    adapter.token_keys.keys = torch.arange(batch.input_ids.numel())
+    coefficients = batch.weights / batch.weights.sum()
+    found = [float(sized.loss(batch, coefficients)) for sized in (engine, replace(engine, multiple=32))]
+    assert found[1] == pytest.approx(found[0], rel=1e-5)

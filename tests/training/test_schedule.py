@@ -32,10 +32,15 @@ def test_no_step_is_spent_on_a_rate_of_zero(schedule: str, total: int, warmup: i
 
 
 @pytest.mark.parametrize(
-    ("total", "warmup", "steps"), [(100, 0.03, 3), (10, 0.03, 0), (10, 1.0, 1), (10, 4.0, 4), (3, 9.0, 3)]
+    ("total", "warmup", "steps"), [(100, 0.03, 3), (10, 0.03, 0), (10, 1.0, 1), (10, 4.0, 4), (1, 1.0, 1)]
 )
 def test_warmup_is_a_share_or_a_number(total: int, warmup: float, steps: int) -> None:
     assert warmup_steps(total, warmup) == steps
+
+
+def test_a_warmup_beyond_the_run_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.warmup is 9 steps, and the run has 3"):
+        warmup_steps(3, 9.0)
 
 
 @pytest.mark.parametrize(

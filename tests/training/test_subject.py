@@ -1,10 +1,14 @@
 """What is trained, and what must stay as it was."""
 
+import copy
+
 import pytest
 import torch
 from subjects import adapted
 
 import tiny_models
+from lorica.lora import attach
+from lorica.quant import codec, pack_model
 from lorica.training.subject import Subject, subject_of
 
 
@@ -41,6 +45,15 @@ def test_full_fine_tuning_freezes_nothing_but_buffers() -> None:
     with torch.no_grad():
         subject.model.model.norm.weight += 1
     assert subject.frozen_checksum() == before
+
+
+def test_packed_weights_are_counted_as_what_they_stand_for() -> None:
+    dense = tiny_models.llama(tie_word_embeddings=True, hidden_size=64, intermediate_size=64)
+    base, packed = dense.num_parameters(), copy.deepcopy(dense)
+    pack_model(packed, codec("Q8_0"))
+    for model in (dense, packed):
+        subject = subject_of(model, attach(model, r=3, target_modules=["q_proj"]))
+        assert subject.total_parameters() == base + subject.trainable_parameters()
 
 
 def test_state_and_restore() -> None:

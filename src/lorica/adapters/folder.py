@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from lorica.adapters.pairs import Pair
+from lorica.config import LoraConfig
 from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
 from lorica.lora.peft_config import PREFIX, lora_config
 from lorica.lora.targets import rank_and_alpha, scaling
 
-ENDINGS = {".lora_A.weight": ".lora_B.weight", ".lora_embedding_A": ".lora_embedding_B"}
+ENDINGS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,28 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
             "shrunk by itself. Merge it into its base, or train a plain LoRA."
         )
     provenance, tensors = read_weights(folder)
-    pairs, embeddings = {}, set()
-    for key in sorted(tensors):
-        down = next((ending for ending in ENDINGS if key.endswith(ending)), None)
-        if down is None:
-            continue
-        stem = key.removesuffix(down)
-        if stem + ENDINGS[down] not in tensors:
-            raise ValueError(f"{folder / WEIGHTS} has {key} but no {stem + ENDINGS[down]}; the adapter is incomplete.")
-        name = stem.removeprefix(PREFIX)
-        scale = scaling(*rank_and_alpha(name, config), config.use_rslora)
-        pairs[name] = _pair(tensors, key, stem + ENDINGS[down], scale, folder)
-        embeddings |= {name} if down == ".lora_embedding_A" else set()
-    others = {key: tensor for key, tensor in tensors.items() if ".lora_" not in key}
+    pairs = read_pairs(tensors, config, folder)
     if not pairs:
         raise ValueError(f"{folder / WEIGHTS} holds no low-rank pair, so there is nothing to combine or to shrink.")
-    return AdapterFiles(folder, values, provenance, pairs, frozenset(embeddings), others)
+    embeddings = frozenset(name for name in pairs if f"{PREFIX}{name}{ENDINGS[1][0]}" in tensors)
+    others = {key: tensor for key, tensor in tensors.items() if ".lora_" not in key}
+    return AdapterFiles(folder, values, provenance, pairs, embeddings, others)
+
+
+def read_pairs(tensors: Mapping[str, Tensor], config: LoraConfig, folder: Path) -> dict[str, Pair]:
+    """The pairs among the tensors of the file in `folder`, by module name. Raises ValueError for half a pair, and for
+    values that are not finite."""
+    found: dict[str, Pair] = {}
+    for ends in ENDINGS:
+        for stem in {key.removesuffix(end) for key in tensors for end in ends if key.endswith(end)}:
+            down, up = (stem + end for end in ends)
+            missing = [key for key in (down, up) if key not in tensors]
+            if missing:
+                raise ValueError(f"{folder / WEIGHTS} has half a pair, no {missing[0]}; the adapter is incomplete.")
+            name = stem.removeprefix(PREFIX)
+            scale = scaling(*rank_and_alpha(name, config), config.use_rslora)
+            found[name] = _pair(tensors, down, up, scale, folder)
+    return dict(sorted(found.items()))
 
 
 def _pair(tensors: Mapping[str, Tensor], down: str, up: str, scale: float, folder: Path) -> Pair:
@@ -91,7 +98,7 @@ def write_adapter(folder: Path, like: AdapterFiles, pairs: Mapping[str, Pair], m
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = dict(like.others)
     for name, pair in pairs.items():
-        down, up = list(ENDINGS.items())[name in like.embeddings]
+        down, up = ENDINGS[name in like.embeddings]
         tensors[f"{PREFIX}{name}{down}"], tensors[f"{PREFIX}{name}{up}"] = pair.down.float(), pair.up.float()
     provenance = {**like.provenance, "made": dict(made)}
     metadata = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}

@@ -7,10 +7,12 @@ stderr.
 
 import json
 import os
+import signal
 import sys
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from lorica.cli import (
     adapters,
@@ -31,8 +33,24 @@ from lorica.cli import (
 )
 from lorica.cli.version import version_option
 
+
+class _StoppedError(Exception):
+    """A command was stopped by a signal; its cause says how."""
+
+
+class _Commands(TyperGroup):
+    """Typer answers a KeyboardInterrupt with 130, whatever it says and whichever signal raised it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise _StoppedError from stop
+
+
 app = typer.Typer(
     name="lorica",
+    cls=_Commands,
     help="Fine-tune language models with low-rank adapters.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -85,14 +103,23 @@ def run(arguments: list[str]) -> int:
     except USAGE_ERROR as error:
         error.show()
         return _failed(error.format_message(), as_json, error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
-        return 130
+    except _StoppedError as stopped:
+        return _stopped(stopped.__cause__, as_json)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return _failed(str(error), as_json, 1)
 
 
-def _failed(message: str, as_json: bool, code: int) -> int:
+def _stopped(stop: BaseException | None, as_json: bool) -> int:
+    """Says how to go on, where what was stopped is kept in a folder."""
+    message = str(stop) or "interrupted"
+    print(message, file=sys.stderr)
+    folder = getattr(stop, "run", None)
+    kept = {} if folder is None else {"run": str(folder)}
+    return _failed(message, as_json, 128 + getattr(stop, "signal", signal.SIGINT), **kept)
+
+
+def _failed(message: str, as_json: bool, code: int, **more: str) -> int:
     if as_json:
-        print(json.dumps({"error": message}, ensure_ascii=False))
+        print(json.dumps({"error": message, **more}, ensure_ascii=False))
     return code

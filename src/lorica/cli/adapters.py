@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from lorica.cli.arguments import Json
+
 app = typer.Typer(name="adapters", help="Combine and shrink trained adapters.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder of the adapter to write; it must not exist.")]
 
 

@@ -5,26 +5,18 @@ from typing import Annotated
 
 import typer
 
-from lorica.cli.completion import complete_setting
-from lorica.cli.train import given, split_arguments
+from lorica.cli.arguments import Data, Json, Model, Settings, given, split_settings
 
 
 def compare_command(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CONFIG] [section.key=value]...",
-            help="A YAML or JSON file, and settings that all runs share.",
-            autocompletion=complete_setting,
-        ),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="Directory of a transformers model, or a hub id.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="File of rows; may be given again.")] = None,
+    arguments: Settings = None,
+    model: Model = None,
+    data: Data = None,
     methods: Annotated[str, typer.Option(help="lora, full, and packed bases such as nf4 or q4_k_m.")] = "lora,nf4,full",
     seeds: Annotated[int, typer.Option(help="Runs of each method at its best learning rate.")] = 3,
     out: Annotated[str, typer.Option(help="Folder of the comparison.")] = "runs/comparison",
     resume: Annotated[Path | None, typer.Option(help="Go on with the comparison in this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare LoRA, LoRA on packed bases and full fine-tuning on the same rows, each at its best learning rate.
 
@@ -34,19 +26,18 @@ def compare_command(
     """
     from rich.console import Console
 
-    from lorica.cli.terminal import TerminalWatcher, interruption_told, print_json, quiet_libraries
+    from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
     from lorica.comparing import compare
     from lorica.comparing.terminal import print_comparison
 
-    path, overrides = split_arguments(arguments or [])
+    path, overrides = split_settings(arguments)
     names = [name.strip() for name in methods.split(",") if name.strip()]
     quiet_libraries()
     watcher = TerminalWatcher()  # whose bars are drawn by the runs themselves
-    with interruption_told(watcher, as_json):
-        result = compare(
-            path, overrides, methods=names, seeds=seeds, out=out, resume=resume, watcher=watcher,
-            values_origin="command line", **given(model, data),
-        )  # fmt: skip
+    result = compare(
+        path, overrides, methods=names, seeds=seeds, out=out, resume=resume, watcher=watcher,
+        values_origin="command line", **given(model, data),
+    )  # fmt: skip
     if as_json:
         print_json(result.to_dict())
     else:

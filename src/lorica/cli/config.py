@@ -1,10 +1,11 @@
 """`lorica config show` and `lorica config schema`: what a run would use and why, and the schema for editors."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lorica.cli.arguments import Json, Settings, split_settings
 
 if TYPE_CHECKING:
     from lorica.config import Resolved
@@ -14,19 +15,15 @@ app = typer.Typer(help="Explain a configuration.", no_args_is_help=True)
 
 @app.command("show")
 def show(
-    path: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="YAML or JSON file.")] = None,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[section.key=value]...")] = None,
+    arguments: Settings = None,
     describe: Annotated[bool, typer.Option(help="Say what each setting is.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print every setting of the run, its value, and where the value came from."""
     from lorica.config import load
 
-    given = list(overrides or [])
-    if path is not None and "=" in str(path):
-        # Without a file, the first argument is an override too.
-        path, given = None, [str(path), *given]
-    rows = settings_rows(load(path, given, values_origin="command line"))
+    path, overrides = split_settings(arguments)
+    rows = settings_rows(load(path, overrides, values_origin="command line"))
     if as_json:
         typer.echo(json.dumps({"settings": rows}, ensure_ascii=False))
     else:

@@ -5,25 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lorica.cli.completion import complete_setting
+from lorica.cli.arguments import Data, Json, Settings, given, split_settings
 
 app = typer.Typer(help="Look at the rows before training on them.", no_args_is_help=True)
-
-Arguments = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[CONFIG] [section.key=value]...",
-        help="A YAML or JSON file, and settings that win over it, such as data.max_length=2048.",
-        autocompletion=complete_setting,
-    ),
-]
 Model = Annotated[str | None, typer.Option(help="Directory of a model or of a tokenizer alone, or a hub id.")]
-Data = Annotated[list[str] | None, typer.Option(help="File of rows; may be given again.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 
 @app.command("check")
-def check(arguments: Arguments = None, model: Model = None, data: Data = None, as_json: Json = False) -> None:
+def check(arguments: Settings = None, model: Model = None, data: Data = None, as_json: Json = False) -> None:
     """Count the rows, and look for all that would spoil a training. No weights are loaded.
 
     \b
@@ -49,7 +38,7 @@ def check(arguments: Arguments = None, model: Model = None, data: Data = None, a
 
 @app.command("preview")
 def preview(
-    arguments: Arguments = None,
+    arguments: Settings = None,
     model: Model = None,
     data: Data = None,
     row: Annotated[int | None, typer.Option(min=1, help="Number of the row, counted from 1.")] = None,
@@ -128,7 +117,6 @@ def cache(
 
 def _resolved(arguments: list[str] | None, model: str | None, data: list[str] | None) -> Any:
     from lorica import config
-    from lorica.cli.train import given, split_arguments
 
-    path, overrides = split_arguments(arguments or [])
+    path, overrides = split_settings(arguments)
     return config.load(path, overrides, given(model, data) or None, "command line")

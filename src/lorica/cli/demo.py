@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from lorica.cli.arguments import Json
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/demo"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Fine-tune the embedded model to turn messages into tickets, and show it before and after."""
     from lorica.cli.train import run_and_print

@@ -4,10 +4,12 @@ from typing import Annotated
 
 import typer
 
+from lorica.cli.arguments import Json
+
 
 def doctor(
     profile: Annotated[bool, typer.Option(help="Measure this machine's speed, and keep it for `lorica plan`.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Check versions, devices, precision, memory and disk."""
     if profile:

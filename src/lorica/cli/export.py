@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from lorica.cli.arguments import Json
+
 
 def export_command(
     path: Annotated[
@@ -26,7 +28,7 @@ def export_command(
     allow_other_base: Annotated[
         bool, typer.Option("--allow-other-base", help="Export on another base than the adapter's.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a run or an adapter for other programs, and prove that what was written computes the same.
 

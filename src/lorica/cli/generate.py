@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from lorica.cli.arguments import Json
+
 
 def generate(
     path: Annotated[str, typer.Argument(help="A run, an adapter, or a model.", metavar="RUN")],
@@ -21,7 +23,7 @@ def generate(
     allow_other_base: Annotated[
         bool, typer.Option("--allow-other-base", help="Use the adapter on another base.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Answer a prompt with a run's adapter, or without it."""
     from lorica.cli.terminal import print_json, quiet_libraries

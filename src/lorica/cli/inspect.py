@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from lorica.cli.arguments import Json
+
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A run, an adapter, a model, or a GGUF file.")],
@@ -14,7 +16,7 @@ def inspect(
     ] = False,
     base: Annotated[Path | None, typer.Option(help="Where that base is, if not where it was in training.")] = None,
     allow_other_base: Annotated[bool, typer.Option(help="Take a base whose content is another.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what lies at a path, without loading a model."""
     from lorica.cli.terminal import print_json

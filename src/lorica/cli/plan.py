@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lorica.cli.completion import complete_setting
-from lorica.cli.train import given, split_arguments
+from lorica.cli.arguments import Json, Settings, given, split_settings
 
 if TYPE_CHECKING:
     from lorica.planning.compare import Row
@@ -14,14 +13,7 @@ if TYPE_CHECKING:
 
 
 def plan_command(
-    arguments: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[CONFIG] [section.key=value]...",
-            help="As of `lorica train`.",
-            autocompletion=complete_setting,
-        ),
-    ] = None,
+    arguments: Settings = None,
     model: Annotated[
         str | None, typer.Option(help="Model directory, config.json, hub id, or a shape such as llama-3-70b.")
     ] = None,
@@ -35,7 +27,7 @@ def plan_command(
     compare: Annotated[bool, typer.Option(help="Full fine-tuning, LoRA and packed bases side by side.")] = False,
     history: Annotated[bool, typer.Option(help="Predicted beside measured, of the runs on this machine.")] = False,
     price: Annotated[float | None, typer.Option(min=0, help="Price of the machine an hour, in any currency.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say what memory and time a run takes, and how to compute it within a budget.
 
@@ -53,7 +45,7 @@ def plan_command(
 
     quiet_libraries()
     watcher = TerminalWatcher()
-    path, overrides = split_arguments(arguments or [])
+    path, overrides = split_settings(arguments)
     values = given(model, data)
     asked: dict[str, Any] = {"memory": memory, "gpu": gpu, "length": length, "rows": rows}
     if compare:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lorica.cli.arguments import Json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -19,7 +21,7 @@ def quantize_command(
     measure: Annotated[bool, typer.Option("--measure", help="Run both models on a text, and compare.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     requantize: Annotated[bool, typer.Option("--requantize", help="Pack again what is packed already.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Pack a base into a GGUF file, with llama.cpp's types for every tensor.
 

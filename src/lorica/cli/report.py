@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from lorica.cli.arguments import Json
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.", metavar="RUN")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Print the report of a run; the page is report.html in its folder."""
     from rich.console import Console

@@ -5,8 +5,7 @@ from typing import Annotated
 
 import typer
 
-from lorica.cli.completion import complete_setting
-from lorica.cli.train import given, split_arguments
+from lorica.cli.arguments import Data, Json, Model, complete_setting, given, split_settings
 
 
 def sweep_command(
@@ -18,13 +17,13 @@ def sweep_command(
             autocompletion=complete_setting,
         ),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Directory of a transformers model, or a hub id.")] = None,
-    data: Annotated[list[str] | None, typer.Option(help="File of rows; may be given again.")] = None,
+    model: Model = None,
+    data: Data = None,
     out: Annotated[str | None, typer.Option(help="Folder of the sweep; default runs/<model>-<data>-<time>.")] = None,
     keep: Annotated[int, typer.Option(help="One trial in so many goes on after each comparison; 1 finishes all.")] = 3,
     lanes: Annotated[int, typer.Option(help="Most trials trained side by side over one base.")] = 8,
     resume: Annotated[Path | None, typer.Option(help="Go on with the sweep in this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train several variants side by side, stop the losers early, finish and report the best.
 
@@ -35,13 +34,13 @@ def sweep_command(
     """
     from rich.console import Console
 
-    from lorica.cli.terminal import TerminalWatcher, interruption_told, print_json, quiet_libraries
+    from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
     from lorica.sweeping import sweep
     from lorica.sweeping.terminal import print_sweep
 
-    path, overrides = split_arguments(arguments or [])
+    path, overrides = split_settings(arguments)
     quiet_libraries()
-    with TerminalWatcher() as watcher, interruption_told(watcher, as_json):
+    with TerminalWatcher() as watcher:
         result = sweep(
             path, overrides, out=out, share=keep, lanes=lanes, resume=resume, watcher=watcher,
             values_origin="command line", **given(model, data),

@@ -1,9 +1,9 @@
 """What the commands share: quiet libraries, JSON on stdout, and a watcher that draws progress on stderr."""
 
 import json
+import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import redirect_stdout
 from typing import Any
 
 import typer
@@ -11,8 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lorica.run.watch import Watcher
-
-JSON_OPTION = typer.Option("--json", help="Print one JSON object on stdout; messages go to stderr.")
 
 
 def print_json(value: Any) -> None:
@@ -29,7 +27,8 @@ def quiet_libraries() -> None:
 
 
 class TerminalWatcher(Watcher):
-    """Notices as lines; stages and training as bars, or as a line now and then where the output is no terminal."""
+    """Notices as lines; stages and training as bars, or as a line now and then where the output is no terminal. Inside
+    its context stdout is stderr, for what a user's metric or a tracker prints: stdout is the result's."""
 
     SECONDS_BETWEEN_LINES = 10.0
 
@@ -45,16 +44,19 @@ class TerminalWatcher(Watcher):
             transient=True,
             disable=not self.console.is_terminal,
         )
+        self.aside = redirect_stdout(sys.stderr)
         self.task: TaskID | None = None
         self.task_name = ""
         self.line_at = time.monotonic()
 
     def __enter__(self) -> "TerminalWatcher":
+        self.aside.__enter__()
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+        self.aside.__exit__(None, None, None)
 
     def notice(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -85,17 +87,3 @@ class TerminalWatcher(Watcher):
                 self.progress.remove_task(self.task)
             self.task, self.task_name = self.progress.add_task(name, total=total, told=told), name
         self.progress.update(self.task, completed=done, total=total, told=told)
-
-
-@contextmanager
-def interruption_told(watcher: Watcher, as_json: bool) -> Iterator[None]:
-    """What is stopped by a signal inside says how to go on, and ends the command with 128 + the signal's number."""
-    from lorica.training.interrupt import Interrupted
-
-    try:
-        yield
-    except Interrupted as stop:
-        watcher.notice(str(stop))
-        if as_json:
-            print_json({"error": str(stop), "run": str(stop.run)})
-        raise typer.Exit(128 + stop.signal) from None

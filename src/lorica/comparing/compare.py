@@ -27,13 +27,8 @@ from lorica.run.watch import Watcher
 from lorica.training.interrupt import Interrupted
 from lorica.training.run_folder import RunFolder
 
-CONFIG, CALL, RESULT, PAGE, RUNS = (
-    "comparison.yaml",
-    "methods.json",
-    "comparison.json",
-    "comparison.html",
-    "runs",
-)
+CONFIG, CALL, RESULT, PAGE = "comparison.yaml", "methods.json", "comparison.json", "comparison.html"
+RUNS = "runs"
 METHODS = ("lora", "nf4", "full")
 
 
@@ -66,8 +61,8 @@ def compare(
     seeds.
 
     Args:
-        config, overrides, values: as for `lorica.train`; `method`, `model.weights`, `train.lr`, `train.seed` and `out`
-            are the comparison's to set.
+        config, overrides, values: as for `lorica.train`; `method`, `model.weights`, `train.lr` and `out` are the
+            comparison's to set, and its seeds count up from `train.seed`.
         methods: `lora`, `full`, and packed forms of the base (`nf4`, `q8_0`, `q4_k_m` ...) to train an adapter on.
         resume: the folder of a comparison to go on with, in place of everything else.
         command: runs `lorica` with arguments and returns its exit code; a process each where none is given.
@@ -158,8 +153,8 @@ class _Comparing:
         self.watcher.notice(f"{method.name}, learning rate {lr:.3g}, seed {seed}")
         try:
             finished = run(plan, self.folder / RUNS / plan.name, self.command)
-        except KeyboardInterrupt:
-            raise Interrupted(self.folder, None, signal.SIGINT, "compare") from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted(self.folder, None, getattr(stop, "signal", signal.SIGINT), "compare") from None
         except RunFailed as failed:
             if failed.code > 128:
                 raise Interrupted(self.folder, None, failed.code - 128, "compare") from None
@@ -173,8 +168,7 @@ def _check(resolved: Resolved, methods: Sequence[str], seeds: int) -> None:
         raise ValueError(f"a comparison takes two methods or more, each once; got {', '.join(methods) or 'none'}.")
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; expected at least 1.")
-    ours = ("method", "model.weights", "train.lr", "train.seed", "out")
-    given = [key for key in ours if key != "train.seed" and resolved.given(key)]
+    given = [key for key in ("method", "model.weights", "train.lr", "out") if resolved.given(key)]
     if given:
         raise ValueError(f"{given[0]} is the comparison's to set; leave it out of its configuration.")
     if not resolved.config.evaluate.enabled:

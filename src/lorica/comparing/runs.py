@@ -13,6 +13,7 @@ from typing import Any
 from lorica.comparing.methods import Planned
 from lorica.evaluation.evaluation import Evaluation
 from lorica.files import read_json, write_atomically
+from lorica.training.interrupt import Terminated, termination_raised
 from lorica.training.run_folder import RunFolder
 
 Command = Callable[[list[str]], int]
@@ -72,6 +73,22 @@ def run(plan: Planned, folder: Path, command: Command | None = None) -> Finished
 
 
 def in_a_process(arguments: list[str]) -> int:
-    """The exit code of `lorica` with these arguments, its progress shown and its report not."""
-    done = subprocess.run([sys.executable, "-m", "lorica", *arguments], stdout=subprocess.DEVNULL, check=False)
-    return done.returncode if done.returncode >= 0 else 128 - done.returncode
+    """The exit code of `lorica` with these arguments, its progress shown and its report not.
+
+    A signal is raised here once the process has ended, which first writes its checkpoint. Ctrl-C in a terminal reaches
+    both; SIGTERM is passed on.
+    """
+    stopped: KeyboardInterrupt | None = None
+    with termination_raised():
+        process = subprocess.Popen([sys.executable, "-m", "lorica", *arguments], stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt as stop:
+                stopped = stop
+                if isinstance(stop, Terminated):
+                    process.terminate()
+    if stopped is not None:
+        raise stopped
+    code = process.returncode
+    return code if code >= 0 else 128 - code

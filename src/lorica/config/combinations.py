@@ -38,6 +38,8 @@ FEATURES = {
     "dropout": Feature("lora.dropout", "lora.dropout", bool),
     "whole modules": Feature("lora.modules_to_save", "lora.modules_to_save", bool),
     "token rows": Feature("lora.trainable_token_indices", "lora.trainable_token_indices", bool),
+    "evaluations": Feature("evaluate.every", "evaluate.every", bool),
+    "trackers": Feature("system.trackers", "system.trackers", bool),
     # No setting asks for these: the caller says so.
     "lanes": Feature("several lanes", "", bool),
     "sweep": Feature("a sweep", "", bool),
@@ -87,6 +89,8 @@ REFUSED = (
     Refusal("lanes", "token rows", _ONE_LANE),
     Refusal("sweep", "whole modules", _ONE_LANE),
     Refusal("sweep", "token rows", _ONE_LANE),
+    Refusal("sweep", "evaluations", "its trials are measured where they are compared; leave it out"),
+    Refusal("sweep", "trackers", "they follow one run; leave it out, and see sweep.html"),
     Refusal("search", "full", f"the rates are tried side by side, as adapters over one frozen base; {_RULE}"),
     Refusal("search", "whole modules", f"the rates are tried side by side, and such a part has one copy; {_RULE}"),
     Refusal("search", "token rows", f"the rates are tried side by side, and such a part has one copy; {_RULE}"),

@@ -3,9 +3,9 @@
 NAMES = """
     Alice Amy Anna Ben Bob Clara Daisy Dan Ella Emma Finn Fred George Grace Hans Harry Jack James Jane Jill Joe
     John Kate Leo Lily Lucy Marco Mary Max Mia Nora Oscar Paul Peter Rosa Ruth Sam Sara Sue Tim Tom Willa
-""".split()  # noqa: SIM905
+""".split()  # noqa: SIM905 - a list would be a line a name
 
-ITEMS = (  # noqa: SIM905
+ITEMS = (  # noqa: SIM905 - as above
     "basket, bed, bell, bicycle, blanket, boat, book, bottle, broom, bucket, candle, chair, clock, coat, cup, desk, "
     "doll, drum, hammer, hat, kettle, kite, knife, ladder, lamp, mirror, oven, pan, pillow, plate, ring, rug, shirt, "
     "spoon, table, tent, toy, vase, tea pot, garden chair, music box, rain coat, wooden train, silver spoon, flower pot"

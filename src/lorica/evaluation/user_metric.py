@@ -48,7 +48,7 @@ def apply_function(name: str, answers: Sequence[Answer]) -> list[float]:
 def _call(function: MetricFunction, name: str, answer: Answer, reference: str) -> float:
     try:
         value: Any = function(answer.prediction, reference, answer.prompt)
-    except Exception as error:
+    except Exception as error:  # the user's code may raise anything
         raise ValueError(
             f"Metric {name!r} failed on row {answer.source} with {type(error).__name__}: {error}. "
             f"It was given the prediction {answer.prediction[:80]!r} and the reference {reference[:80]!r}."
@@ -71,7 +71,7 @@ def _import(module_name: str, name: str) -> Any:
                 f"Metric {name!r}: no module {module_name!r}{missing}. Looked in the installed packages and in "
                 f"{Path.cwd()}. Run from the folder that holds {module_name.split('.')[0]}.py, or install it."
             ) from error
-        except Exception as error:
+        except Exception as error:  # likewise
             raise ValueError(
                 f"Metric {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}."
             ) from error

@@ -10,13 +10,12 @@ from lorica.kernels.attention import attention, attention_backward
 from lorica.kernels.cross_entropy import cross_entropy, cross_entropy_
 from lorica.kernels.documents import Documents
 from lorica.kernels.gated import ACTIVATIONS, gated, gated_backward
-from lorica.kernels.norm import add_rms_norm_, rms_norm, rms_norm_backward
+from lorica.kernels.norm import rms_norm, rms_norm_backward
 from lorica.kernels.rotary import rotate_
 
 __all__ = [
     "ACTIVATIONS",
     "Documents",
-    "add_rms_norm_",
     "attention",
     "attention_backward",
     "cross_entropy",

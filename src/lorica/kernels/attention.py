@@ -5,6 +5,8 @@ query, the log-sum-exp of its scores, in place of the scores. What they have no 
 on a CPU, a sliding window; head sizes that a GPU kernel lacks) is computed in blocks of queries, in plain torch.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,7 @@ from lorica.kernels.attention_by_blocks import attention_backward_by_blocks, att
 from lorica.kernels.attention_of_torch import flash_on_cpu, flash_on_cpu_backward, on_gpu
 from lorica.kernels.dispatch import is_traced
 from lorica.kernels.documents import Documents
-
-Gradients = tuple[Tensor, Tensor, Tensor]
+from lorica.kernels.scoring import Gradients, Saved, Scoring
 
 
 def attention(
@@ -32,11 +33,11 @@ def attention(
     included, as transformers counts. Scores are `scale * q k`, or `softcap * tanh(scale * q k / softcap)` where
     `softcap` is not 0 (Gemma 2, https://arxiv.org/abs/2408.00118).
     """
-    window = effective(window, documents)
+    how = Scoring.of(documents, scale, window, softcap)
     if is_traced(q):
-        out, lse = _operator(q, k, v, documents.table, documents.longest, scale, window, softcap)
+        out, lse = _operator(q, k, v, documents.table, documents.longest, scale, how.window, softcap)
         return out, lse
-    return _attention(q, k, v, documents, scale, window, softcap)
+    return _attention(q, k, v, how)
 
 
 def attention_backward(
@@ -52,56 +53,33 @@ def attention_backward(
     softcap: float = 0.0,
 ) -> Gradients:
     """Gradients of q, k and v, contiguous and of their shapes and types, from the gradient `dout` of `out`."""
-    window = effective(window, documents)
+    how, saved = Scoring.of(documents, scale, window, softcap), Saved(q, k, v, out, lse)
     if is_traced(q):
         table = documents.table
-        dq, dk, dv = _backward_operator(dout, q, k, v, out, lse, table, documents.longest, scale, window, softcap)
+        dq, dk, dv = _backward_operator(dout, *saved, table, documents.longest, scale, how.window, softcap)
         return dq, dk, dv
-    return _attention_backward(dout, q, k, v, out, lse, documents, scale, window, softcap)
+    return _attention_backward(dout, saved, how)
 
 
-def effective(window: int | None, documents: Documents) -> int | None:
-    """A window that no document is longer than is none."""
-    assert window is None or window > 0, f"a window of {window} tokens"
-    return None if window is None or window >= documents.longest else window
+def _attention(q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
+    if q.is_cpu and how.is_plain:
+        return flash_on_cpu(q, k, v, how)
+    kernel = None if how.softcap else on_gpu(q)
+    return attention_by_blocks(q, k, v, how) if kernel is None else kernel.forward(q, k, v, how)
 
 
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, window: int | None, softcap: float
-) -> tuple[Tensor, Tensor]:
-    if q.is_cpu and not window and not softcap:
-        return flash_on_cpu(q, k, v, documents, scale)
-    kernel = None if softcap else on_gpu(q)
-    if kernel is not None:
-        return kernel.forward(q, k, v, documents, scale, window)
-    return attention_by_blocks(q, k, v, documents, scale, window, softcap)
-
-
-def _attention_backward(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    documents: Documents,
-    scale: float,
-    window: int | None,
-    softcap: float,
-) -> Gradients:
-    if q.is_cpu and not window and not softcap:
-        return flash_on_cpu_backward(dout, q, k, v, out, lse, documents, scale)
-    kernel = None if softcap else on_gpu(q)
-    if kernel is not None:
-        return kernel.backward(dout, q, k, v, out, lse, documents, scale, window)
-    return attention_backward_by_blocks(dout, q, k, v, out, lse, documents, scale, window, softcap)
+def _attention_backward(dout: Tensor, saved: Saved, how: Scoring) -> Gradients:
+    if saved.q.is_cpu and how.is_plain:
+        return flash_on_cpu_backward(dout, saved, how)
+    kernel = None if how.softcap else on_gpu(saved.q)
+    return attention_backward_by_blocks(dout, saved, how) if kernel is None else kernel.backward(dout, saved, how)
 
 
 @torch.library.custom_op("lorica::attention", mutates_args=())
 def _operator(
     q: Tensor, k: Tensor, v: Tensor, table: Tensor, longest: int, scale: float, window: int | None, softcap: float
 ) -> tuple[Tensor, Tensor]:
-    return _attention(q, k, v, on_host(table, longest), scale, window, softcap)
+    return _attention(q, k, v, Scoring(on_host(table, longest), scale, window, softcap))
 
 
 @torch.library.custom_op("lorica::attention_backward", mutates_args=())
@@ -118,8 +96,8 @@ def _backward_operator(
     window: int | None,
     softcap: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    documents = on_host(table, longest)
-    return _attention_backward(dout, q, k, v, out, lse, documents, scale, window, softcap)
+    how = Scoring(on_host(table, longest), scale, window, softcap)
+    return _attention_backward(dout, Saved(q, k, v, out, lse), how)
 
 
 def on_host(table: Tensor, longest: int) -> Documents:
@@ -129,25 +107,11 @@ def on_host(table: Tensor, longest: int) -> Documents:
 
 
 @_operator.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor, longest: int, scale: float, window: int | None, softcap: float
-) -> tuple[Tensor, Tensor]:
+def _(q: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
     lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.promote_types(q.dtype, torch.float32))
     return q.new_empty(q.shape), lse
 
 
 @_backward_operator.register_fake
-def _(
-    dout: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    table: Tensor,
-    longest: int,
-    scale: float,
-    window: int | None,
-    softcap: float,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(_dout: Tensor, q: Tensor, k: Tensor, v: Tensor, *_others: Any) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)

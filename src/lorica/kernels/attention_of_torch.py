@@ -13,36 +13,34 @@ from torch import Tensor
 
 from lorica.kernels.documents import Documents, Run
 from lorica.kernels.dtypes import widened
+from lorica.kernels.scoring import Gradients, Saved, Scoring
 
-Gradients = tuple[Tensor, Tensor, Tensor]
 
-
-def flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float) -> tuple[Tensor, Tensor]:
+def flash_on_cpu(q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
     out = q.new_empty(q.shape)
     lse = q.new_empty(q.shape[1], q.shape[0], dtype=torch.promote_types(q.dtype, torch.float32))
-    for run in documents.runs():
+    for run in how.documents.runs():
         found, statistics = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *(_by_document(x, run) for x in (q, k, v)), 0.0, True, scale=scale
+            *(_by_document(x, run) for x in (q, k, v)), 0.0, True, scale=how.scale
         )
         _by_document(out, run).copy_(found)
         _statistics(lse, run).copy_(statistics)
     return out, lse
 
 
-def flash_on_cpu_backward(
-    dout: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, documents: Documents, scale: float
-) -> Gradients:
+def flash_on_cpu_backward(dout: Tensor, saved: Saved, how: Scoring) -> Gradients:
     """In fp32 for 16-bit types, a run at a time: the kernel's own 16-bit path adds up the heads that share keys in
     their own type, rounding every time, and is 5 times slower over documents of 64 tokens (equal over 400, faster by a
     quarter over 1,024; measured with AMX)."""
+    q, k, v, out, lse = saved
     gradients = q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-    for run in documents.runs():
+    for run in how.documents.runs():
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             *(widened(_by_document(x, run)) for x in (dout, q, k, v, out)),
             _statistics(lse, run),
             0.0,
             True,
-            scale=scale,
+            scale=how.scale,
         )
         for gradient, part in zip(gradients, found, strict=True):
             _by_document(gradient, run).copy_(part)
@@ -62,22 +60,9 @@ def _statistics(lse: Tensor, run: Run) -> Tensor:
 class GpuKernel(Protocol):
     """Attention of a whole pack in one launch."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, window: int | None
-    ) -> tuple[Tensor, Tensor]: ...
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> tuple[Tensor, Tensor]: ...
 
-    def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        documents: Documents,
-        scale: float,
-        window: int | None,
-    ) -> Gradients: ...
+    def backward(self, dout: Tensor, saved: Saved, how: Scoring) -> Gradients: ...
 
 
 def on_gpu(q: Tensor) -> GpuKernel | None:
@@ -99,34 +84,24 @@ def on_gpu(q: Tensor) -> GpuKernel | None:
 class Flash:
     """FlashAttention-2 as torch builds it: 16-bit types, heads of up to 256 features, shared keys as they are."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, window: int | None
-    ) -> tuple[Tensor, Tensor]:
-        lengths = (documents.table, documents.table, documents.longest, documents.longest)
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
         out, lse, *_ = torch.ops.aten._flash_attention_forward(
-            *(_dense_features(x) for x in (q, k, v)), *lengths, 0.0, True, False, scale=scale, **self.sides(window)
-        )
+            *(_dense_features(x) for x in (q, k, v)), *self.lengths(how.documents), 0.0, True, False,
+            scale=how.scale, **self.sides(how.window),
+        )  # fmt: skip
         return out, lse
 
-    def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        documents: Documents,
-        scale: float,
-        window: int | None,
-    ) -> Gradients:
-        lengths = (documents.table, documents.table, documents.longest, documents.longest)
+    def backward(self, dout: Tensor, saved: Saved, how: Scoring) -> Gradients:
+        q, k, v, out, lse = saved
         state = torch.empty(2, dtype=torch.uint64, device=q.device)  # of dropout's generator, not read without dropout
         dq, dk, dv = torch.ops.aten._flash_attention_backward(
-            *(_dense_features(x) for x in (dout, q, k, v, out)), lse, *lengths, 0.0, True, state, state,
-            scale=scale, **self.sides(window),
+            *(_dense_features(x) for x in (dout, q, k, v, out)), lse, *self.lengths(how.documents), 0.0, True,
+            state, state, scale=how.scale, **self.sides(how.window),
         )  # fmt: skip
         return dq, dk, dv
+
+    def lengths(self, documents: Documents) -> tuple[Tensor, Tensor, int, int]:
+        return documents.table, documents.table, documents.longest, documents.longest
 
     def sides(self, window: int | None) -> dict[str, int]:
         return {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
@@ -137,38 +112,28 @@ class MemoryEfficient:
     """The kernel of xFormers (Rabe and Staats 2021, https://arxiv.org/abs/2112.05682), for fp32 and for GPUs before
     Ampere. It has no shared keys, which are expanded, and lays its log-sum-exps out in rows of the longest document."""
 
-    def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, documents: Documents, scale: float, window: int | None
-    ) -> tuple[Tensor, Tensor]:
-        table, longest = documents.table, documents.longest
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
+        table, longest = how.documents.table, how.documents.longest
         out, padded, *_ = torch.ops.aten._efficient_attention_forward(
-            *self.heads(q, k, v), None, table, table, longest, longest, 0.0, 1, True, scale=scale, window_size=window
-        )
-        place = self.place(documents, len(q), padded.shape[-1])
+            *self.heads(q, k, v), None, table, table, longest, longest, 0.0, 1, True,
+            scale=how.scale, window_size=how.window,
+        )  # fmt: skip
+        place = self.place(how.documents, len(q), padded.shape[-1])
         return out[0], padded.transpose(0, 1).flatten(1)[:, place]
 
-    def backward(
-        self,
-        dout: Tensor,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        documents: Documents,
-        scale: float,
-        window: int | None,
-    ) -> Gradients:
-        table, longest = documents.table, documents.longest
+    def backward(self, dout: Tensor, saved: Saved, how: Scoring) -> Gradients:
+        q, k, v, out, lse = saved
+        table, longest = how.documents.table, how.documents.longest
         width = -(-longest // 32) * 32
         padded = lse.new_full((len(lse), (len(table) - 1) * width), float("inf"))
-        padded[:, self.place(documents, len(q), width)] = lse
+        padded[:, self.place(how.documents, len(q), width)] = lse
         padded = padded.unflatten(1, (-1, width)).transpose(0, 1).contiguous()
         state = torch.empty((), dtype=torch.int64, device=q.device)  # of dropout's generator
         queries, keys, values = self.heads(q, k, v)
         dq, dk, dv, _ = torch.ops.aten._efficient_attention_backward(
             _dense_features(dout)[None], queries, keys, values, None, _dense_features(out)[None],
-            table, table, longest, longest, padded, 0.0, state, state, 1, False, scale=scale, window_size=window,
+            table, table, longest, longest, padded, 0.0, state, state, 1, False,
+            scale=how.scale, window_size=how.window,
         )  # fmt: skip
         return dq[0], *(d[0].unflatten(1, (k.shape[1], -1)).sum(2) for d in (dk, dv))
 

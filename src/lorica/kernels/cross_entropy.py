@@ -12,26 +12,19 @@ from lorica.kernels.dispatch import is_traced, runs_triton
 from lorica.kernels.dtypes import widened
 
 
-def cross_entropy(
-    logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0, label_smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def cross_entropy(logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0) -> tuple[Tensor, Tensor]:
     """Loss (nats, fp32) and argmax hit (bool) of each row, both (rows,).
 
     `logits`: (rows, vocabulary), left as they are; `labels`: (rows,) int64 within the vocabulary. The logits that the
     loss is of are `scale * logits`, or `softcap * tanh(scale * logits / softcap)` where `softcap` is not 0 (Gemma 2,
-    https://arxiv.org/abs/2408.00118). Label smoothing is `torch.nn.functional.cross_entropy`'s.
+    https://arxiv.org/abs/2408.00118).
     """
     losses = _operator if is_traced(logits) else _cross_entropy
-    return losses(logits, labels, scale, softcap, label_smoothing)
+    return losses(logits, labels, scale, softcap)
 
 
 def cross_entropy_(
-    logits: Tensor,
-    labels: Tensor,
-    coefficients: Tensor,
-    scale: float = 1.0,
-    softcap: float = 0.0,
-    label_smoothing: float = 0.0,
+    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float = 1.0, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """As `cross_entropy`, and `logits` become the gradient of `sum(coefficients * losses)`, in their type.
 
@@ -39,37 +32,30 @@ def cross_entropy_(
     gives a zero gradient, so a chunk may be filled up with such rows.
     """
     losses = _gradient_operator if is_traced(logits) else _cross_entropy_
-    return losses(logits, labels, coefficients, scale, softcap, label_smoothing)
+    return losses(logits, labels, coefficients, scale, softcap)
 
 
 def cross_entropy_reference(
-    logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     z = widened(logits) * scale if scale != 1.0 else widened(logits)
     z = torch.tanh(z / softcap).mul_(softcap) if softcap else z
-    losses = F.cross_entropy(z, labels, reduction="none", label_smoothing=label_smoothing)
+    losses = F.cross_entropy(z, labels, reduction="none")
     return losses, z.argmax(-1) == labels
 
 
 def cross_entropy_reference_(
-    logits: Tensor,
-    labels: Tensor,
-    coefficients: Tensor,
-    scale: float = 1.0,
-    softcap: float = 0.0,
-    label_smoothing: float = 0.0,
+    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float = 1.0, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     z = widened(logits)  # the logits themselves or their fp32 copy: all that follows is written over it
     capped = apply_model_scaling_(z, scale, softcap)
     largest, most_likely = z.max(-1)
-    attracted = smoothed_label_logits(z, labels, label_smoothing)
+    labelled = z.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     torch.softmax(z, -1, out=z)
     # The largest probability is exp(0) / sum, so it holds the sum that the loss needs.
-    losses = (largest - attracted) - z.amax(-1).log()
+    losses = (largest - labelled) - z.amax(-1).log()
     weights = coefficients.to(z.dtype).unsqueeze(-1)  # (rows, 1)
-    z.mul_(weights).scatter_add_(-1, labels.unsqueeze(-1), weights * (label_smoothing - 1))
-    if label_smoothing:
-        z.sub_(weights * (label_smoothing / z.shape[-1]))
+    z.mul_(weights).scatter_add_(-1, labels.unsqueeze(-1), -weights)
     if capped is not None:
         z.addcmul_(z, capped.square_(), value=-1)  # the slope of softcap * tanh is 1 - tanh^2
     if scale != 1.0:
@@ -90,30 +76,22 @@ def apply_model_scaling_(logits: Tensor, scale: float, softcap: float) -> Tensor
     return capped
 
 
-def smoothed_label_logits(z: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """The mean of a row's logits (rows,) under the target distribution: the label's, smoothed over the vocabulary."""
-    wanted = z.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return torch.lerp(wanted, z.mean(-1), label_smoothing) if label_smoothing else wanted
-
-
-def _cross_entropy(
-    logits: Tensor, labels: Tensor, scale: float, softcap: float, label_smoothing: float
-) -> tuple[Tensor, Tensor]:
+def _cross_entropy(logits: Tensor, labels: Tensor, scale: float, softcap: float) -> tuple[Tensor, Tensor]:
     if runs_triton(logits):
         from lorica.kernels.triton.cross_entropy import cross_entropy_triton
 
-        return cross_entropy_triton(logits, labels, scale, softcap, label_smoothing)
-    return cross_entropy_reference(logits, labels, scale, softcap, label_smoothing)
+        return cross_entropy_triton(logits, labels, scale, softcap)
+    return cross_entropy_reference(logits, labels, scale, softcap)
 
 
 def _cross_entropy_(
-    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float, label_smoothing: float
+    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float
 ) -> tuple[Tensor, Tensor]:
     if runs_triton(logits):
         from lorica.kernels.triton.cross_entropy import cross_entropy_triton_
 
-        return cross_entropy_triton_(logits, labels, coefficients, scale, softcap, label_smoothing)
-    return cross_entropy_reference_(logits, labels, coefficients, scale, softcap, label_smoothing)
+        return cross_entropy_triton_(logits, labels, coefficients, scale, softcap)
+    return cross_entropy_reference_(logits, labels, coefficients, scale, softcap)
 
 
 _operator = torch.library.custom_op("lorica::cross_entropy", _cross_entropy, mutates_args=())
@@ -121,14 +99,12 @@ _gradient_operator = torch.library.custom_op("lorica::cross_entropy_", _cross_en
 
 
 @_operator.register_fake
-def _(logits: Tensor, labels: Tensor, scale: float, softcap: float, label_smoothing: float) -> tuple[Tensor, Tensor]:
+def _(logits: Tensor, labels: Tensor, scale: float, softcap: float) -> tuple[Tensor, Tensor]:
     return shape_only(logits)
 
 
 @_gradient_operator.register_fake
-def _(
-    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float, label_smoothing: float
-) -> tuple[Tensor, Tensor]:
+def _(logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float) -> tuple[Tensor, Tensor]:
     return shape_only(logits)
 
 

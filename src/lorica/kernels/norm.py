@@ -22,14 +22,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_f
     return norm(x, weight, eps, offset, round_first)
 
 
-def add_rms_norm_(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_first: bool = True
-) -> Tensor:
-    """Add `residual` to `x` in place and return the norm of the sum; shapes and arguments as for `rms_norm`."""
-    norm = _add_operator if is_traced(x) else _add_rms_norm_
-    return norm(x, residual, weight, eps, offset, round_first)
-
-
 def rms_norm_backward(
     dy: Tensor,
     x: Tensor,
@@ -102,14 +94,6 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float, round_first:
     return rms_norm_reference(x, weight, eps, offset, round_first)
 
 
-def _add_rms_norm_(x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
-    if runs_triton(x):
-        from lorica.kernels.triton.norm import add_rms_norm_triton_
-
-        return add_rms_norm_triton_(x, residual, weight, eps, offset, round_first)
-    return rms_norm_reference(x.add_(residual), weight, eps, offset, round_first)
-
-
 def _rms_norm_backward_(
     dy: Tensor, x: Tensor, weight: Tensor, eps: float, offset: float, residual: Tensor | None
 ) -> None:
@@ -122,15 +106,9 @@ def _rms_norm_backward_(
 
 
 _operator = torch.library.custom_op("lorica::rms_norm", _rms_norm, mutates_args=())
-_add_operator = torch.library.custom_op("lorica::add_rms_norm_", _add_rms_norm_, mutates_args={"x"})
 _backward_operator = torch.library.custom_op("lorica::rms_norm_backward_", _rms_norm_backward_, mutates_args={"dy"})
 
 
 @_operator.register_fake
 def _(x: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
-    return torch.empty_like(x, dtype=result_type(x, weight, round_first))
-
-
-@_add_operator.register_fake
-def _(x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
     return torch.empty_like(x, dtype=result_type(x, weight, round_first))

@@ -51,7 +51,7 @@ def find_norm(module: nn.Module) -> Norm | None:
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if isinstance(module, nn.LayerNorm) or not looks_like_norm(module) or not isinstance(eps, float):
         return None
-    weight: Tensor = module.weight  # type: ignore[assignment]
+    weight = module.get_parameter("weight")
     x = torch.randn(8, weight.shape[0], generator=torch.Generator().manual_seed(0))
     kinds = [Norm(module, weight, eps, offset, first) for offset in (0.0, 1.0) for first in (True, False)]
     fitting = [norm for norm in kinds if _difference(norm, x) < 1e-5 and _difference(norm, x.bfloat16()) < 1e-2]

@@ -13,6 +13,7 @@ from lorica.lora.initialise import initialise
 from lorica.lora.lane import Lane, check_lanes
 from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear, Strength
 from lorica.lora.packing_error import Source, packing_errors
+from lorica.lora.part import AdapterPart
 from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair, unreached
 from lorica.lora.trainable import TrainableCopy, TrainableRows
 from lorica.lora.weights import is_embedding
@@ -83,7 +84,7 @@ def _source(adapter: Adapter, stored: Mapping[str, Tensor] | None, sample: Itera
 
 def check_bare(model: nn.Module) -> None:
     """Raises ValueError if `model` carries an adapter."""
-    if any(isinstance(part, LoraLayer | TrainableCopy | TrainableRows) for part in model.modules()):
+    if any(isinstance(part, AdapterPart) for part in model.modules()):
         raise ValueError("this model already carries an adapter; detach it before attaching another.")
 
 

@@ -8,13 +8,13 @@ scale B A||, whose norm comes from ||W||^2 + 2 s <W, BA> + s^2 ||BA||^2 without 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lorica.lora.dropout import TokenKeys, token_dropout
+from lorica.lora.part import AdapterPart
 from lorica.lora.weights import device_of, features, weight_chunks
 
 
@@ -27,7 +27,7 @@ class Strength:
     scale: float
 
 
-class LoraLayer(nn.Module):
+class LoraLayer(AdapterPart):
     """What the linear and the embedding layer share: the pair, its scale, and whether it is in use.
 
     `start_A` and `start_B` keep the frozen pair (A0, B0) of an initialisation that does not begin at zero (PiSSA,
@@ -39,10 +39,9 @@ class LoraLayer(nn.Module):
     """
 
     def __init__(self, base: nn.Module, strengths: Sequence[Strength], dropout: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(base)
         inputs, outputs = features(base)
         device = device_of(base)
-        self.base = base
         self.strengths, self.dropout = tuple(strengths), dropout
         self.lanes, self.r = lanes, r = len(strengths), max(strength.r for strength in strengths)
         self.lora_A = nn.Parameter(torch.zeros(lanes, r, inputs, device=device))
@@ -53,23 +52,12 @@ class LoraLayer(nn.Module):
         self.register_buffer("scales", torch.tensor(scales, device=device).view(-1, 1, 1) if differ else None)
         self.register_buffer("start_A", None)
         self.register_buffer("start_B", None)
-        self.enabled, self.merged = True, False
-        self.unmerged: dict[str, nn.Parameter] = {}  # the base's own parameters while merged
         self.token_keys, self.dropout_salt = TokenKeys(), 0
 
     magnitude: nn.Parameter | None
     scales: Tensor | None
     start_A: Tensor | None
     start_B: Tensor | None
-
-    def __getattr__(self, name: str) -> Any:
-        # Model code reads `weight`, `bias`, `in_features`, `embedding_dim` ... of its linears; the base answers.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base":
-                raise
-            return getattr(super().__getattr__("base"), name)
 
     def extra_repr(self) -> str:
         dora = self.magnitude is not None
@@ -80,10 +68,6 @@ class LoraLayer(nn.Module):
     def scale(self) -> float | Tensor:
         """What multiplies `B A`: a number, or (lanes, 1, 1) where lanes differ."""
         return self.strengths[0].scale if self.scales is None else self.scales
-
-    @property
-    def in_use(self) -> bool:
-        return self.enabled and not self.merged
 
     def pairs(self, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:
         """The (A, scale * B) pairs to add, in the compute dtype; the scale is folded into B, the smaller operand."""

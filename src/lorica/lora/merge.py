@@ -110,7 +110,7 @@ def _compare(name: str, layer: LoraLayer, merged: Tensor) -> MergedModule:
 
 def _swap(part: LoraLayer | TrainableRows, merged: Tensor) -> None:
     """Give the part's base the weight `merged` (out, in), remembering its own."""
-    original: nn.Parameter = part.base.weight  # type: ignore[assignment]
+    original = part.base.get_parameter("weight")
     stored = (merged.t() if is_transposed(part.base) else merged).to(original.dtype).contiguous()
     part.unmerged = {"weight": original}
     part.base.weight = nn.Parameter(stored, requires_grad=False)
@@ -128,7 +128,8 @@ def _swap_copy(part: TrainableCopy) -> None:
 
 
 def _swap_rows(part: TrainableRows) -> None:
-    original: Tensor = part.base.weight  # type: ignore[assignment]
-    weight = original.detach().clone()  # (vocabulary, dim), of an embedding and of a tied head alike
+    weight = (
+        part.base.get_parameter("weight").detach().clone()
+    )  # (vocabulary, dim), of an embedding and of a tied head alike
     weight[part.tokens] = part.rows.detach().to(weight.dtype)
     _swap(part, weight.t() if is_transposed(part.base) else weight)

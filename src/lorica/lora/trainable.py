@@ -12,37 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from lorica.lora.part import AdapterPart
 from lorica.lora.weights import device_of, is_embedding, table_rows, vocabulary_of
 
 
-class TrainableCopy(nn.Module):
+class TrainableCopy(AdapterPart):
     """A fully trained copy of one module (PEFT's `modules_to_save`)."""
 
     def __init__(self, base: nn.Module) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         self.trained = copy.deepcopy(base).float()
         self.trained.requires_grad_(True)
-        self.enabled, self.merged = True, False
-        self.unmerged: dict[str, nn.Parameter] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name in ("base", "trained"):
-                raise
-            return getattr(super().__getattr__("base"), name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if not self.enabled or self.merged:
+        if not self.in_use:
             return self.base(*args, **kwargs)
         dtypes = {name: parameter.dtype for name, parameter in self.base.named_parameters()}
         cast = {name: parameter.to(dtypes[name]) for name, parameter in self.trained.named_parameters()}
         return functional_call(self.trained, cast, args, kwargs)
 
 
-class TrainableRows(nn.Module):
+class TrainableRows(AdapterPart):
     """Some rows of an embedding, trained (PEFT's `trainable_token_indices`); for a tied head, the same rows as outputs.
 
     `rows`: (number of tokens, dim) fp32, the new values themselves rather than differences, which is how PEFT stores
@@ -54,28 +44,17 @@ class TrainableRows(nn.Module):
     slots: Tensor
 
     def __init__(self, base: nn.Module, tokens: list[int], rows: nn.Parameter | None = None) -> None:
-        super().__init__()
-        self.base = base
+        super().__init__(base)
         device = device_of(base)
         self.register_buffer("tokens", torch.tensor(tokens, device=device), persistent=False)
         slots = torch.full((vocabulary_of(base),), -1, device=device)
         slots[self.tokens] = torch.arange(len(tokens), device=device)
         self.register_buffer("slots", slots, persistent=False)  # (vocabulary,): index into rows, or -1
         self.rows = nn.Parameter(table_rows(base, self.tokens)) if rows is None else rows
-        self.enabled, self.merged = True, False
-        self.unmerged: dict[str, nn.Parameter] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "base":
-                raise
-            return getattr(super().__getattr__("base"), name)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
-        if not self.enabled or self.merged:
+        if not self.in_use:
             return y
         return self.embed(x, y) if is_embedding(self.base) else self.project(x, y)
 

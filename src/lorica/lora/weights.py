@@ -4,6 +4,7 @@ A linear layer's weight is always seen as (out, in), an embedding's as (dim, voc
 the weight's own shape for every kind. A packed weight is unpacked to be seen, some rows at a time where that will do.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,7 +44,7 @@ def is_foreign(module: nn.Module) -> bool:
     """Whether the weight is in another library's format rather than a matrix of numbers or packed by Lorica."""
     if is_packed(module):
         return False
-    weight: Tensor = module.weight  # type: ignore[assignment]
+    weight: Any = module.weight
     return weight.dtype not in (torch.float64, torch.float32, torch.bfloat16, torch.float16) or weight.ndim != 2
 
 
@@ -87,8 +88,9 @@ def device_of(module: nn.Module) -> torch.device:
 
 def dtype_of(module: nn.Module) -> torch.dtype:
     """What a module, adapted or not, computes in."""
+    owner: Any = module
     held = _held(module)
-    dtype: torch.dtype = module.dtype if isinstance(held, PackedMatrix) else held.dtype  # type: ignore[assignment]
+    dtype: torch.dtype = owner.dtype if isinstance(held, PackedMatrix) else held.dtype
     return dtype
 
 
@@ -101,6 +103,12 @@ def share_weight(first: nn.Module, second: nn.Module) -> bool:
 def vocabulary_of(module: nn.Module) -> int:
     """Rows of an embedding, or outputs of a head, adapted or not."""
     return int(_held(module).shape[0])
+
+
+def count_weights(model: nn.Module) -> int:
+    """The numbers in all weights of a model, adapted or not; packed ones count as what they stand for."""
+    packed = {id(part): math.prod(part.shape) for part in model.modules() if isinstance(part, PackedMatrix)}
+    return sum(parameter.numel() for parameter in model.parameters()) + sum(packed.values())
 
 
 def has_weight(module: nn.Module) -> bool:

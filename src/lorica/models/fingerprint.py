@@ -7,10 +7,10 @@ frozen.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
@@ -20,6 +20,7 @@ from lorica.files import hash_json
 from lorica.gguf.split import GgufModel
 
 Progress = Callable[[int, int], None]
+Item = TypeVar("Item")
 
 
 def hash_weight_files(files: Iterable[Path], progress: Progress | None = None) -> str:
@@ -28,14 +29,7 @@ def hash_weight_files(files: Iterable[Path], progress: Progress | None = None) -
     for path in files:
         with safe_open(path, "pt") as file:
             located += [(name, path) for name in file.keys()]  # noqa: SIM118 - not a dict
-    located.sort()
-    total = hashlib.sha256()
-    with ThreadPoolExecutor() as pool:
-        for done, digest in enumerate(pool.map(_hash_tensor, located), 1):
-            total.update(digest)
-            if progress is not None:
-                progress(done, len(located))
-    return total.hexdigest()
+    return _hash_all(_hash_tensor, sorted(located), progress)
 
 
 def _hash_tensor(located: tuple[str, Path]) -> bytes:
@@ -56,12 +50,16 @@ def hash_gguf(file: GgufModel, progress: Progress | None = None) -> str:
         hasher.update(file.data(name).numpy().data)
         return hasher.digest()
 
+    return _hash_all(digest, sorted(file.tensors), progress)
+
+
+def _hash_all(digest: Callable[[Item], bytes], items: Sequence[Item], progress: Progress | None) -> str:
     total = hashlib.sha256()
     with ThreadPoolExecutor() as pool:
-        for done, found in enumerate(pool.map(digest, sorted(file.tensors)), 1):
+        for done, found in enumerate(pool.map(digest, items), 1):
             total.update(found)
             if progress is not None:
-                progress(done, len(file.tensors))
+                progress(done, len(items))
     return total.hexdigest()
 
 

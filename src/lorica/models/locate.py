@@ -24,11 +24,16 @@ def gguf_file(name: str, revision: str | None = None) -> Path | None:
         found = _only_gguf(path)
     elif path.suffix == ".gguf" and not path.is_file():
         raise ValueError(f"the GGUF file {name} does not exist{_neighbours(name, '*.gguf')}.")
-    elif path.is_file() and (path.suffix == ".gguf" or path.open("rb").read(4) == b"GGUF"):
+    elif path.is_file() and (path.suffix == ".gguf" or _begins_with_gguf(path)):
         found = path
     if found is not None and revision is not None:
         raise ValueError(f"model.revision is {revision}, but {name} is a GGUF file; leave it out.")
     return found
+
+
+def _begins_with_gguf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _only_gguf(folder: Path) -> Path | None:

@@ -88,7 +88,11 @@ def choose_types(model: Any, weights: str, tied: set[str]) -> tuple[dict[str, st
         rules = rules_of(model.config)
         wanted = wanted_types(mixture(weights), shapes, rules)
         types = tensor_types(mixture(weights), shapes, rules)
-    return tuple({name: found[names[name]] for name in names if names[name] in found} for found in (wanted, types))  # type: ignore[return-value]
+
+    def by_parameter(found: dict[str, str]) -> dict[str, str]:
+        return {name: found[names[name]] for name in names if names[name] in found}
+
+    return by_parameter(wanted), by_parameter(types)
 
 
 def _is_layer(tensor: str) -> bool:
@@ -138,7 +142,7 @@ def _packed_already(
     except ValueError as error:
         raise ValueError(f"{folder}: {module} cannot be read: {error}") from None
     layer = model.get_submodule(module)
-    if (len(packed), found.columns(packed.shape[1])) != tuple(layer.weight.shape):  # type: ignore[arg-type]
+    if (len(packed), found.columns(packed.shape[1])) != tuple(layer.get_parameter("weight").shape):
         raise ValueError(f"{folder}: {module} has another shape in the files than by config.json.")
     put_packed(model, module, found, packed, dtype)
     return set(keys)

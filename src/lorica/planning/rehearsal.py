@@ -4,7 +4,6 @@ Layers that are alike cost alike. The first layer, the last, and one of each kin
 others counted: what a stage allocates over what it found does not depend on how many layers came before it.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,13 +15,13 @@ from lorica.config.schema import RunConfig
 from lorica.data.examples import Example
 from lorica.lean import LeanLayer, Policy
 from lorica.lora import Adapter, attach
+from lorica.lora.weights import count_weights
 from lorica.models.locate import one_line
 from lorica.planning.ledger import ADAPTERS, GRADIENTS, OPTIMISER, PACKED, WEIGHTS, WORKING, Bytes, Ledger, Stage
 from lorica.planning.model import PlannedModel, layer_kinds
 from lorica.planning.packed import count_unpacking, make_tables
 from lorica.planning.step import StepRunner, decoder_layers
 from lorica.planning.valueless import StandIns, Valueless
-from lorica.quant import PackedMatrix
 from lorica.training.buffers import ALIGNMENT
 from lorica.training.engine import HeadedEngine
 from lorica.training.feed import make_step
@@ -31,7 +30,7 @@ from lorica.training.subject import Subject, subject_of
 GPU_BLOCK = 512  # bytes that torch's CUDA allocator rounds up to (c10/cuda/CUDACachingAllocator.h, kMinBlockSize)
 
 
-class CannotRehearseError(Exception):
+class CannotRehearseError(ValueError):
     """A model whose step needs values: no plan can be made of it."""
 
 
@@ -117,9 +116,7 @@ def batch_bytes(example: Example) -> int:
 
 def count_parameters(model: nn.Module, adapter: Adapter | None) -> int:
     """Of the base, packed ones too."""
-    added = set() if adapter is None else {id(p) for p in adapter.parameters()}
-    packed = {id(part): math.prod(part.shape) for part in model.modules() if isinstance(part, PackedMatrix)}
-    return sum(p.numel() for p in model.parameters() if id(p) not in added) + sum(packed.values())
+    return count_weights(model) - (0 if adapter is None else sum(p.numel() for p in adapter.parameters()))
 
 
 def held_bytes(model: nn.Module, adapter: Adapter | None, block: int) -> Bytes:

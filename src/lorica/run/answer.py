@@ -51,7 +51,7 @@ def answer(
     for.
     """
     base, tokenizer = opened.base, opened.base.tokenizer
-    text = prompt if isinstance(prompt, str) else _render(tokenizer, prompt)
+    text = prompt if isinstance(prompt, str) else _render(tokenizer, prompt, opened.template_values)
     tokens = tokenizer(text, add_special_tokens=isinstance(prompt, str))["input_ids"]
     if not tokens:
         raise ValueError("the prompt is empty, and this model has no token to begin with; give it a prompt.")
@@ -75,10 +75,10 @@ def answer(
     return GivenAnswer(text, tokenizer.decode(generated, skip_special_tokens=True), generated)
 
 
-def _render(tokenizer: Any, messages: Messages) -> str:
+def _render(tokenizer: Any, messages: Messages, values: dict[str, Any]) -> str:
     if not tokenizer.chat_template:
         raise ValueError("this model has no chat template; give the prompt as plain text (--raw).")
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **values))
 
 
 def _without_eos(ids: list[int], eos: int | None, text: str) -> list[int]:

@@ -11,10 +11,9 @@ from lorica.config import Resolved
 from lorica.config.schema import RunConfig
 from lorica.data import StoredExamples, pack, step_rows
 from lorica.models.facts import read_facts
-from lorica.run.rows import RunRows, Server, read_rows
+from lorica.run.rows import DEFAULT_LENGTH, RunRows, Server, read_rows
 from lorica.run.watch import Watcher
 
-DEFAULT_LENGTH = 2048
 STEPS_LOOKED_AT = 200
 BINS = 12
 

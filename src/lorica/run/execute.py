@@ -1,7 +1,6 @@
 """The stages of a run: measure the base, train, save, measure again, report. Each leaves its result in the run folder,
 so that a run that was stopped anywhere takes up there."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ def prepare_subject(prepared: Prepared, watcher: Watcher) -> Subject:
     recompute = config.system.checkpointing == "full"
     subject = subject_of(prepared.base.model, adapter, recompute, config.system.engine)
     apply_checkpointing(subject, config.system.checkpointing)
-    watcher.notice(_description(subject, prepared))
+    watcher.notice(_description(subject))
     return subject
 
 
@@ -97,8 +96,8 @@ def fit_packing(prepared: Prepared, watcher: Watcher) -> None:
         prepared.capacity = 1
 
 
-def _description(subject: Subject, prepared: Prepared) -> str:
-    total = sum(parameter.numel() for parameter in prepared.base.model.parameters())
+def _description(subject: Subject) -> str:
+    total = subject.total_parameters()
     share = subject.trainable_parameters() / total
     what = f"{len(subject.adapter.layers)} modules adapted" if subject.adapter is not None else "full fine-tuning"
     trained = f"{subject.trainable_parameters():,} trained parameters ({share:.2%} of {total:,})"
@@ -110,7 +109,7 @@ def _measure_before(prepared: Prepared, subject: Subject, run: RunFolder, watche
     if not prepared.resolved.config.evaluate.enabled:
         return None
     if run.before.exists():
-        return Evaluation.from_dict(json.loads(run.before.read_text(encoding="utf-8")))
+        return Evaluation.from_dict(read_json(run.before))
     if subject.adapter is not None:
         with subject.adapter.disable():
             before = _measure(prepared, subject, watcher)
@@ -200,8 +199,8 @@ def _save(prepared: Prepared, subject: Subject, run: RunFolder) -> None:
 def _save_pretrained(part: Any, target: Path) -> None:
     try:
         part.save_pretrained(target)
-    except Exception as error:
-        if "os error" in str(error):  # how safetensors and tokenizers, which are written in Rust, tell of a full disk
+    except Exception as error:  # tokenizers raise no other type, and safetensors one of its own
+        if "os error" in str(error):  # how both, which are written in Rust, tell of a full disk
             raise OSError(f"{target}: {error}") from error
         raise
 
@@ -214,36 +213,36 @@ def _finish(
     before: Evaluation | None,
     after: Evaluation | None,
 ) -> RunResult:
-    device = prepared.base.device
     speed = progress.tokens / progress.seconds if progress.seconds > 0 else None
-    report = None
-    peak = peak_memory_bytes(device)
+    peak = peak_memory_bytes(prepared.base.device)
     if prepared.plan is not None and progress.seconds > LEAST_SECONDS:
         remember(residual_of(prepared.plan, str(run.path), prepared.base.name, peak, speed))
+    report = None
     if before is not None and after is not None:
-        facts = {
-            "run": str(run.path),
-            "model": prepared.base.name,
-            "data": prepared.resolved.config.data.paths,
-            "trainable_parameters": subject.trainable_parameters(),
-            "total_parameters": sum(parameter.numel() for parameter in prepared.base.model.parameters()),
-            "steps": progress.step,
-            "plan": None if prepared.plan is None else prepared.plan.to_dict() | {"timeline": prepared.plan.timeline},
-            "measured": {
-                "seconds": progress.seconds,
-                "tokens_per_second": speed,
-                "peak_memory_bytes": peak,
-                "frozen_weights_unchanged": True,
-            },
-            "learning_rate": read_json(run.search) if run.search.exists() else None,
-            "findings": [asdict(finding) for finding in prepared.rows.findings],
-            "settings": prepared.origins or settings_with_origins(prepared.resolved),
-            "receipt": {
-                k: v for k, v in json.loads(run.receipt.read_text(encoding="utf-8")).items() if k != "settings"
-            },
-        }
+        measured = {"seconds": progress.seconds, "tokens_per_second": speed, "peak_memory_bytes": peak}
+        facts = _facts(prepared, subject, run, progress.step, measured)
         report = build_report(before, after, facts, prepared.resolved.config.evaluate.samples)
         write_report(report, run.path, run.read_metrics())
     else:
         write_json(run.report, {"steps": progress.step, "evaluated": False})
     return RunResult(str(run.path), progress.step, progress.last_loss, progress.seconds, speed, peak, report)
+
+
+def _facts(
+    prepared: Prepared, subject: Subject, run: RunFolder, steps: int, measured: dict[str, Any]
+) -> dict[str, Any]:
+    """What the report tells of the run beside its evaluations."""
+    return {
+        "run": str(run.path),
+        "model": prepared.base.name,
+        "data": prepared.resolved.config.data.paths,
+        "trainable_parameters": subject.trainable_parameters(),
+        "total_parameters": subject.total_parameters(),
+        "steps": steps,
+        "plan": None if prepared.plan is None else prepared.plan.to_dict() | {"timeline": prepared.plan.timeline},
+        "measured": measured | {"frozen_weights_unchanged": True},
+        "learning_rate": read_json(run.search) if run.search.exists() else None,
+        "findings": [asdict(finding) for finding in prepared.rows.findings],
+        "settings": prepared.origins or settings_with_origins(prepared.resolved),
+        "receipt": {key: value for key, value in read_json(run.receipt).items() if key != "settings"},
+    }

@@ -10,8 +10,7 @@ from lorica.evaluation.evaluation import Evaluation
 from lorica.evaluation.evaluation import evaluate as evaluate_examples
 from lorica.models import Base
 from lorica.run.prepare import tokens_per_microbatch
-
-DEFAULT_LENGTH = 2048
+from lorica.run.rows import DEFAULT_LENGTH
 
 
 def evaluate(

@@ -22,11 +22,10 @@ from lorica.planning.profile import this_machine
 from lorica.planning.units import parse_bytes
 from lorica.planning.workload import Workload, even, of_rows
 from lorica.run.check import server_of
-from lorica.run.rows import read_rows
+from lorica.run.rows import DEFAULT_LENGTH, read_rows
 from lorica.run.watch import Watcher
 
 NO_ROWS = "<none>"  # stands for rows that a plan is made without; no file is called so
-USUAL_LENGTH = 2048
 Asked = tuple[PlannedModel, RunConfig, Workload, Machine, torch.dtype, int | None]
 
 
@@ -119,7 +118,7 @@ def workload_of(config: RunConfig, model: PlannedModel, question: Question, watc
     train = config.train
     how = (train.batch_size, train.epochs, train.steps)
     if question.length is not None or config.data.path == NO_ROWS:
-        usual = min(USUAL_LENGTH, config.data.max_length or USUAL_LENGTH, model.longest or USUAL_LENGTH)
+        usual = min(DEFAULT_LENGTH, config.data.max_length or DEFAULT_LENGTH, model.longest or DEFAULT_LENGTH)
         return even(question.length or usual, question.rows or 0, *how)
     config, server = server_of(config)
     read = read_rows(config, server, watcher)

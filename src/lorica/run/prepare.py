@@ -19,8 +19,9 @@ from lorica.models.fingerprint import hash_template
 from lorica.models.precision import choose_device
 from lorica.planning.plan import Plan
 from lorica.run.planned import plan_run
-from lorica.run.rows import RunRows, Server, read_rows
+from lorica.run.rows import DEFAULT_LENGTH, RunRows, Server, read_rows
 from lorica.run.watch import Watcher
+from lorica.training.schedule import total_steps, warmup_steps
 from lorica.training.trackers import check_trackers
 
 LOGITS_BYTES_PER_VALUE = 16  # logits, their fp32 copy, log-probabilities and gradient of one microbatch
@@ -64,6 +65,7 @@ def prepare(resolved: Resolved, watcher: Watcher) -> Prepared:
     resolved = _derive_model_values(resolved, base)
     rows = _rows(resolved.config, base, watcher)
     _use_template(config.data.chat_template, rows, base, watcher)
+    _check_schedule(resolved.config, len(rows.training), watcher)
     resolved, plan = plan_run(resolved, base, rows, watcher)
     resolved = _derive_how(resolved, base)
     capacity = resolved.config.system.tokens_per_microbatch
@@ -83,6 +85,17 @@ def _rows(config: RunConfig, base: Base, watcher: Watcher) -> RunRows:
             "few to share. Name a file of rows with evaluate.held_out, or a share such as evaluate.held_out=0.3."
         )
     return rows
+
+
+def _check_schedule(config: RunConfig, rows: int, watcher: Watcher) -> None:
+    """What is counted in steps has to lie within the run's."""
+    train, every = config.train, config.evaluate.every
+    steps = total_steps(rows, train.batch_size, train.epochs, train.steps)
+    warmup_steps(steps, train.warmup)
+    if train.batch_size > rows:
+        watcher.notice(f"train.batch_size is {train.batch_size:,}, and there are {rows:,} rows: a step repeats some")
+    if every is not None and every > steps:
+        watcher.notice(f"evaluate.every is {every:,}, and the run has {steps:,} steps: measured before and after only")
 
 
 def metric_names(evaluate: EvaluateConfig) -> list[str]:
@@ -118,10 +131,8 @@ def _derive_model_values(resolved: Resolved, base: Base) -> Resolved:
         lr, reason = default_learning_rate(base.hidden_size, str(model_type), config.method)
         resolved = derive(resolved, "train.lr", lr, reason)
     if config.data.max_length is None:
-        length, reason = (
-            (base.longest, "all the model has positions for") if base.longest else (2048, "the model names no limit")
-        )
-        resolved = derive(resolved, "data.max_length", length, reason)
+        reason = "all the model has positions for" if base.longest else "the model names no limit"
+        resolved = derive(resolved, "data.max_length", base.longest or DEFAULT_LENGTH, reason)
     return _derive_system(resolved, base)
 
 

@@ -1,6 +1,6 @@
 """Runs, adapters and models from their folders, ready to answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from lorica.training.run_folder import RunFolder
 
 @dataclass
 class Opened:
-    """`adapter` is None for a model without one; `conversational` says whether prompts go through the chat template."""
+    """`adapter` is None for a model without one; `conversational` says whether prompts go through the chat template,
+    with `template_values` beside the messages."""
 
     base: Base
     adapter: Adapter | None
     conversational: bool
+    template_values: dict[str, Any] = field(default_factory=dict)
 
 
 def read_report(run: str | Path) -> dict[str, Any]:
@@ -108,4 +110,4 @@ def _open_run(run: RunFolder, device: str, allow_other_base: bool, base_only: bo
     adapter = None
     if not whole and not base_only:
         adapter = load_adapter(base, run.adapter, allow_other_base=allow_other_base).eval()
-    return Opened(base, adapter, conversational=receipt["conversational"])
+    return Opened(base, adapter, receipt["conversational"], settings.get("data.chat_template_kwargs") or {})

@@ -21,6 +21,7 @@ from lorica.data.store import store
 from lorica.run.watch import Watcher
 
 SECONDS_BETWEEN_TELLING = 0.2
+DEFAULT_LENGTH = 2048  # tokens of a row at most, for a model that names no limit
 
 
 @dataclass(frozen=True)

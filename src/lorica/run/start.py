@@ -18,7 +18,7 @@ from lorica.run.prepare import Prepared, prepare
 from lorica.run.receipt import receipt, settings_with_origins
 from lorica.run.sample import start_sample
 from lorica.run.watch import Watcher
-from lorica.training.interrupt import Interrupted, Terminated, termination_raised
+from lorica.training.interrupt import Interrupted, termination_raised
 from lorica.training.memory import is_out_of_memory
 from lorica.training.memory import told as allocator_said
 from lorica.training.run_folder import RunFolder
@@ -53,9 +53,9 @@ def train(
     return begin(prepare(resolved, watcher), watcher)
 
 
-def begin(prepared: Prepared, watcher: Watcher, checkpoints: Path | None = None) -> RunResult:
-    """A run of what was prepared, in the folder that its configuration names; from the newest of `checkpoints` on,
-    where another run of the same settings left any."""
+def begin(prepared: Prepared, watcher: Watcher, earlier: RunFolder | None = None) -> RunResult:
+    """A run of what was prepared, in the folder that its configuration names; from the newest checkpoint on that an
+    `earlier` one of the same settings left."""
     searching = prepared.resolved.config.train.lr == "auto"
     if searching:
         _check_search(prepared)
@@ -65,10 +65,10 @@ def begin(prepared: Prepared, watcher: Watcher, checkpoints: Path | None = None)
     run = RunFolder(out)
     with run.locked(), _stops_told(run):
         _refuse_second_run(run)
-        if checkpoints is not None:
-            shutil.copytree(checkpoints, run.checkpoints, dirs_exist_ok=True)
-            shutil.copyfile(checkpoints.parent / run.metrics.name, run.metrics)
-        write_json(run.receipt, _receipt(prepared))
+        if earlier is not None:
+            shutil.copytree(earlier.checkpoints, run.checkpoints, dirs_exist_ok=True)
+            shutil.copyfile(earlier.metrics, run.metrics)
+        write_json(run.receipt, receipt_of(prepared))
         write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
         if subject is None:
             prepared = _searched(prepared, run, watcher)
@@ -95,7 +95,7 @@ def _searched(prepared: Prepared, run: RunFolder, watcher: Watcher) -> Prepared:
     after, origins = replace(prepared, resolved=resolved), prepared.origins
     if origins is not None:
         after.origins = {**origins, "train.lr": settings_with_origins(resolved)["train.lr"]}
-    write_json(run.receipt, _receipt(after) | ({"settings": after.origins} if after.origins is not None else {}))
+    write_json(run.receipt, receipt_of(after) | ({"settings": after.origins} if after.origins is not None else {}))
     write_atomically(run.config, to_yaml(resolved).encode())
     return after
 
@@ -111,15 +111,21 @@ def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunRe
     if run.report.exists():
         raise ValueError(f"the run in {run.path} is finished; see it with: lorica report {run.path}")
     with run.locked(), _stops_told(run):
-        before = read_json(run.receipt)
-        prepared = prepare(configuration.load(run.config, list(overrides)), watcher)
-        now = _receipt(prepared)
-        _check_same_run(before, now, run)
-        _note_other_machine(before, now, watcher)
-        prepared.origins = before["settings"]
-        if prepared.resolved.config.train.lr == "auto":
-            prepared = _searched(prepared, run, watcher)
-        return execute(prepared, prepare_subject(prepared, watcher), run, watcher)
+        return _go_on(prepare(configuration.load(run.config, list(overrides)), watcher), run, watcher)
+
+
+def go_on(prepared: Prepared, watcher: Watcher) -> RunResult:
+    """The run that was begun of what was prepared, from where it stands. Raises ValueError where it is another."""
+    run = RunFolder(str(prepared.resolved.config.out))
+    with run.locked(), _stops_told(run):
+        return _go_on(prepared, run, watcher)
+
+
+def _go_on(prepared: Prepared, run: RunFolder, watcher: Watcher) -> RunResult:
+    prepared.origins = check_same(run.receipt, prepared, run.config, watcher)["settings"]
+    if prepared.resolved.config.train.lr == "auto":
+        prepared = _searched(prepared, run, watcher)
+    return execute(prepared, prepare_subject(prepared, watcher), run, watcher)
 
 
 @contextmanager
@@ -132,8 +138,7 @@ def _stops_told(run: RunFolder) -> Iterator[None]:
     except Interrupted:
         raise
     except KeyboardInterrupt as stop:
-        number = signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT
-        raise Interrupted(run.path, None, number) from None
+        raise Interrupted(run.path, None, getattr(stop, "signal", signal.SIGINT)) from None
     except OSError as error:
         cause = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
         then = f"go on with: {onwards}" if run.holds_a_run() else "start again"
@@ -151,17 +156,21 @@ def _stops_told(run: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def _receipt(prepared: Prepared) -> dict[str, Any]:
+def receipt_of(prepared: Prepared) -> dict[str, Any]:
     return receipt(prepared.resolved, prepared.base, prepared.rows)
 
 
-def _check_same_run(before: Mapping[str, Any], now: Mapping[str, Any], run: RunFolder) -> None:
-    for part, told in (("base", "the base model"), ("data", "the data"), ("settings_hash", run.config.name)):
+def check_same(kept: Path, prepared: Prepared, config: Path, watcher: Watcher) -> dict[str, Any]:
+    """The receipt that was `kept` where something began. Raises ValueError if what is prepared now is not that."""
+    before, now = read_json(kept), receipt_of(prepared)
+    for part, told in (("base", "the base model"), ("data", "the data"), ("settings_hash", config.name)):
         if before[part] != now[part]:
             raise ValueError(
-                f"{told} is not what the run in {run.path} began with, so it cannot be continued to the same result. "
-                "Put it back as it was, or start a new run."
+                f"{told} is not what the run in {kept.parent} began with, so it cannot be continued to the same "
+                "result. Put it back as it was, or start a new run."
             )
+    _note_other_machine(before, now, watcher)
+    return before
 
 
 def _note_other_machine(before: Mapping[str, Any], now: Mapping[str, Any], watcher: Watcher) -> None:

@@ -1,8 +1,8 @@
 """A sweep: many short runs over one base, the best of which is finished, reported and kept as a run of its own.
 
-Everything is in files as soon as it is known: `config.yaml` (what all trials share), `grid.json` (what is varied),
-`trials/NAME/` (metrics, scores and a checkpoint each), `sweep.json` and `sweep.html` (the comparison), `best/` (the
-winner, a run like any other). A sweep that was stopped goes on from there.
+Everything is in files as soon as it is known: `sweep.yaml` (what all trials share), `receipt.json` (of which base and
+rows), `grid.json` (what is varied), `trials/NAME/` (metrics, scores and a checkpoint each), `sweep.json` and
+`sweep.html` (the comparison), `best/` (the winner, a run like any other). A sweep that was stopped goes on from there.
 """
 
 from __future__ import annotations
@@ -18,18 +18,21 @@ from lorica.config import ConfigError, Resolved, derive, override, to_yaml
 from lorica.files import read_json, write_atomically, write_json
 from lorica.run.execute import fit_packing
 from lorica.run.prepare import Prepared, derive_values, prepare
-from lorica.run.start import begin
+from lorica.run.start import begin, check_same, go_on, receipt_of
 from lorica.run.watch import Watcher
 from lorica.sweeping.comparison import comparison
 from lorica.sweeping.grid import Trial, trials, varied
 from lorica.sweeping.halving import SHARE, best, rungs, survivors
 from lorica.sweeping.page import render_page
 from lorica.sweeping.passes import steps_of, train_in_passes
-from lorica.sweeping.trial import CHECKPOINTS, TrialState
+from lorica.sweeping.trial import TrialState
 from lorica.training.interrupt import Interrupted, StopRequest, stop_on_signal
+from lorica.training.memory import is_out_of_memory, told
 from lorica.training.run_folder import RunFolder
+from lorica.training.schedule import warmup_steps
 
-GRID, RESULT, PAGE, BEST = "grid.json", "sweep.json", "sweep.html", "best"
+CONFIG, RECEIPT, GRID = "sweep.yaml", "receipt.json", "grid.json"
+RESULT, PAGE, BEST = "sweep.json", "sweep.html", "best"
 VARIED = ("lora.", "train.")  # other settings would change the base or the rows, and losses could not be compared
 MOST_LANES = 8
 
@@ -83,7 +86,7 @@ def sweep(
     _check_varied([key for key, _ in several])
     for trial in _overridden(resolved, chosen):
         settings = {key: configuration.value_of(trial.config, key) for key in configuration.LEAVES}
-        configuration.check_combination(settings, "sweep", *(["lanes"] if lanes > 1 else []))
+        configuration.check_combination(settings, "sweep")
     prepared = prepare(resolved, watcher)
     folder = Path(str(prepared.resolved.config.out))
     found = _Sweep(folder, prepared, _states(prepared, chosen), share, lanes, watcher)
@@ -100,6 +103,8 @@ class _Sweep:
         self._check_rows()
         fit_packing(prepared, watcher)
         self.steps = {name: steps_of(trial.resolved, prepared) for name, trial in self.trials.items()}
+        for name, trial in self.trials.items():
+            warmup_steps(self.steps[name], trial.resolved.config.train.warmup)
 
     @classmethod
     def taken_up(cls, folder: Path, lanes: int, watcher: Watcher) -> _Sweep:
@@ -107,7 +112,8 @@ class _Sweep:
         if not (folder / GRID).is_file():
             raise ValueError(f"{folder} holds no sweep to resume (no {GRID}); give the folder of a sweep.")
         grid = read_json(folder / GRID)
-        prepared = prepare(configuration.load(folder / "config.yaml"), watcher)
+        prepared = prepare(configuration.load(folder / CONFIG), watcher)
+        check_same(folder / RECEIPT, prepared, folder / CONFIG, watcher)
         chosen = trials([(key, values) for key, values in grid["varied"]])
         found = cls(folder, prepared, _states(prepared, chosen), grid["share"], lanes, watcher)
         for trial in found.trials.values():
@@ -122,7 +128,8 @@ class _Sweep:
                 "out."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "config.yaml", to_yaml(self.prepared.resolved).encode())
+        write_atomically(self.folder / CONFIG, to_yaml(self.prepared.resolved).encode())
+        write_json(self.folder / RECEIPT, receipt_of(self.prepared))
         write_json(self.folder / GRID, {"varied": [list(item) for item in several], "share": self.share})
 
     def run(self) -> SweepResult:
@@ -145,9 +152,18 @@ class _Sweep:
 
     def _train(self, names: Sequence[str], end: int, request: StopRequest) -> None:
         trials = [self.trials[name] for name in names]
-        if not train_in_passes(
-            self.prepared, trials, lambda trial: self._step(trial.name, end), self.lanes, self.watcher, request
-        ):
+        try:
+            arrived = train_in_passes(
+                self.prepared, trials, lambda trial: self._step(trial.name, end), self.lanes, self.watcher, request
+            )
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(
+                f"{self.lanes} trials side by side ran out of memory ({told(error)}). What was measured before is "
+                f"kept; go on with fewer: lorica sweep --resume {self.folder} --lanes {max(1, self.lanes // 2)}"
+            ) from error
+        if not arrived:
             number, request.number = request.number, 0
             raise Interrupted(self.folder, None, number, "sweep")
 
@@ -160,9 +176,10 @@ class _Sweep:
         trial = self.trials[winner]
         rows = comparison(list(self.trials.values()), winner)
         run = self.folder / BEST
-        if not RunFolder(run).report.exists():
-            chosen = replace(self.prepared, resolved=derive(trial.resolved, "out", str(run), "the best of a sweep"))
-            begin(chosen, self.watcher, trial.folder / CHECKPOINTS)
+        try:
+            self._finish_run(trial, RunFolder(run))
+        except Interrupted as stop:
+            raise Interrupted(self.folder, stop.step, stop.signal, "sweep") from None
         row = next(row for row in rows if row["name"] == winner)
         spent = {
             "seconds": sum(row["seconds"] for row in rows),
@@ -174,6 +191,17 @@ class _Sweep:
         write_json(self.folder / RESULT, result.to_dict())
         write_atomically(self.folder / PAGE, render_page(result.to_dict()).encode())
         return result
+
+    def _finish_run(self, trial: TrialState, run: RunFolder) -> None:
+        """Without the plan, which is one of a run alone."""
+        resolved = derive(trial.resolved, "out", str(run.path), "the best of a sweep")
+        chosen = replace(self.prepared, resolved=resolved, plan=None)
+        if run.report.exists():
+            return
+        if run.holds_a_run():
+            go_on(chosen, self.watcher)
+        else:
+            begin(chosen, self.watcher, trial.run)
 
     def _all_failed(self) -> str:
         reasons = "; ".join(f"{name}: {trial.failed}" for name, trial in self.trials.items() if trial.failed)

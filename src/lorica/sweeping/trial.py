@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from lorica.files import read_json, write_atomically, write_json
 from lorica.sweeping.grid import Trial
 from lorica.training.checkpoint import Progress, load_newest, save_checkpoint
 from lorica.training.lanes import LaneRun
+from lorica.training.run_folder import RunFolder, metrics_line
 
-CHECKPOINTS, METRICS, SCORES = "checkpoints", "metrics.jsonl", "scores.json"
+SCORES = "scores.json"
 
 
 @dataclass
@@ -35,6 +35,11 @@ class TrialState:
     def name(self) -> str:
         return self.trial.name
 
+    @property
+    def run(self) -> RunFolder:
+        """Its folder, laid out as that of a run."""
+        return RunFolder(self.folder)
+
     def loss(self, step: int) -> float | None:
         """Held-out loss (nats a token) at this step, None where it was not measured or the trial failed."""
         return self.scores[step].loss if self.failed is None and step in self.scores else None
@@ -44,12 +49,11 @@ class TrialState:
         """The held-out loss that was measured last."""
         return self.scores[max(self.scores)].loss if self.scores else None
 
-    def save(self, run: LaneRun, tensors: dict[str, Tensor], keep: int = 1) -> None:
+    def save(self, run: LaneRun, tensors: dict[str, Tensor]) -> None:
         """Its metrics and a checkpoint that a run of its own could be resumed from."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(_finite(record)) + "\n" for record in run.records)
-        write_atomically(self.folder / METRICS, lines.encode())
-        save_checkpoint(self.folder / CHECKPOINTS, run.progress, tensors, keep)
+        write_atomically(self.run.metrics, "".join(map(metrics_line, run.records)).encode())
+        save_checkpoint(self.run.checkpoints, run.progress, tensors, keep=1)
         self.progress, self.failed = run.progress, run.failed
         self._save_scores()
 
@@ -73,14 +77,8 @@ class TrialState:
 
     def checkpoint(self) -> tuple[Progress, dict[str, Tensor]] | None:
         """The newest whole one; None where the trial has not begun."""
-        return load_newest(self.folder / CHECKPOINTS, lambda text: None)
+        return load_newest(self.run.checkpoints, lambda text: None)
 
     def records(self, step: int) -> list[dict[str, Any]]:
         """Its metrics up to a step."""
-        path = self.folder / METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        return [record for record in map(json.loads, lines) if record["step"] <= step]
-
-
-def _finite(record: dict[str, float | int]) -> dict[str, float | int | None]:
-    return {key: value if abs(value) < float("inf") else None for key, value in record.items()}
+        return [record for record in self.run.read_metrics() if record["step"] <= step]

@@ -8,7 +8,8 @@ before is used. No random state is kept because none is used: order and dropout 
 
 import json
 import shutil
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,6 +31,20 @@ class Progress:
     last_loss: float | None = None
     best_held_out_loss: float | None = None
     evaluations_without_improvement: int = 0
+
+
+def join_parts(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """What a checkpoint holds, from its parts: "PART/NAME"."""
+    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+
+
+def split_parts(tensors: Mapping[str, Tensor]) -> defaultdict[str, dict[str, Tensor]]:
+    """What `join_parts` joined; a part that is not there is empty."""
+    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        part, _, name = key.partition("/")
+        parts[part][name] = tensor
+    return parts
 
 
 def save_checkpoint(folder: Path, progress: Progress, tensors: dict[str, Tensor], keep: int) -> Path:

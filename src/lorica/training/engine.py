@@ -16,6 +16,7 @@ from lorica.data.lanes import side_by_side
 from lorica.kernels.documents import Documents
 from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.lora import Adapter
+from lorica.lora.dropout import TokenKeys
 from lorica.lora.weights import dtype_of, vocabulary_of
 from lorica.quant import PackedLinear
 from lorica.training.head import LossHead, find_head
@@ -94,7 +95,7 @@ class HeadedEngine:
         return self.head.lane_losses(self.hidden(batch), batch.labels, coefficients, lanes, len(batch.input_ids))
 
 
-def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = False, verify: bool = True) -> Engine:
+def choose_engine(model: Any, adapter: Adapter | None, recompute: bool = False, verify: bool = True) -> Engine:
     """The leanest engine that gives this model's own losses, with the model as it stands: evaluation mode.
 
     With `recompute`, lean layers keep their input alone for the backward pass. Without `verify` nothing is compared:
@@ -116,7 +117,7 @@ def choose_engine(model: nn.Module, adapter: Adapter | None, recompute: bool = F
         if not verify:
             return replace(engine, description=engine.description + reason)
         difference = loss_difference(model, engine, lanes)
-        if difference <= TOLERANCE[dtype_of(model.get_input_embeddings())]:  # type: ignore[operator]
+        if difference <= TOLERANCE[dtype_of(model.get_input_embeddings())]:
             return replace(engine, description=engine.description + reason)
         reason += f" ({engine.description}: its loss differs by {difference:.1e} from the model's own)"
     return PlainEngine(model, f"plain path{reason}")
@@ -137,38 +138,38 @@ def candidates(
     yield HeadedEngine(lambda batch: own_hidden(model, batch), head, "the model's own layers, loss in chunks")
 
 
-def multiple_of(model: nn.Module) -> int:
+def multiple_of(model: Any) -> int:
     """What the sizes of a batch on a CPU are rounded up to: oneDNN compiles the products of 16-bit types for each
     number of rows, and keeps what it compiled. By 400 sizes of two products with 256 by 512 weights a process grew by
     620 MB, in fp32 by 9 (AMX, torch 2.13)."""
-    table: Any = model.get_input_embeddings()  # type: ignore[operator]
-    return ROWS_COMPILED if dtype_of(table) in (torch.bfloat16, torch.float16) else 1
+    sixteen_bits = dtype_of(model.get_input_embeddings()) in (torch.bfloat16, torch.float16)
+    return ROWS_COMPILED if sixteen_bits else 1
 
 
 def lean_hidden(body: LeanBody, adapter: Adapter | None, batch: Batch) -> Tensor:
     """The final hidden states (supervised, hidden) by lean layers."""
     documents = Documents.of(batch.lengths, batch.input_ids.device)
-    keys = adapter.token_keys.keys if adapter is not None else None
-    if keys is not None:
-        keys = F.pad(keys, (0, batch.input_ids.shape[-1] - keys.shape[-1]))
-    return body.hidden(batch.input_ids, batch.position_ids, documents, batch.predict_at, keys)
+    known = adapter.token_keys if adapter is not None else TokenKeys()
+    if known.keys is not None:  # layers that are the model's own look there too
+        known.keys = F.pad(known.keys, (0, batch.input_ids.shape[-1] - known.keys.shape[-1]))
+    return body.hidden(batch.input_ids, batch.position_ids, documents, batch.predict_at, known.keys)
 
 
-def own_hidden(model: nn.Module, batch: Batch) -> Tensor:
+def own_hidden(model: Any, batch: Batch) -> Tensor:
     """The final hidden states (supervised, hidden) by the model's own layers."""
-    body: Any = model.base_model
+    body = model.base_model
     wanted: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
     arguments = {name: value for name, value in wanted.items() if accepts(body, name)}
     hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state
-    head = dtype_of(model.get_output_embeddings())  # type: ignore[operator] # Mamba's states stay in fp32
+    head = dtype_of(model.get_output_embeddings())  # Mamba's states stay in fp32
     return hidden.flatten(0, 1).index_select(0, batch.predict_at).to(head)
 
 
 @torch.no_grad()
-def loss_difference(model: nn.Module, engine: Engine, lanes: int = 1) -> float:
+def loss_difference(model: Any, engine: Engine, lanes: int = 1) -> float:
     """The largest difference of any token's loss from the model's own, over two packed documents in every lane."""
     device = next(model.parameters()).device
-    vocabulary = vocabulary_of(model.get_input_embeddings())  # type: ignore[operator]
+    vocabulary = vocabulary_of(model.get_input_embeddings())
     generator = torch.Generator().manual_seed(0)
     ids = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in (13, 6)]
     [batch] = microbatches([Example("", tokens, [0.0] + [1.0] * (len(tokens) - 1)) for tokens in ids], 19)

@@ -21,6 +21,10 @@ class Interrupted(KeyboardInterrupt):
 class Terminated(KeyboardInterrupt):
     """SIGTERM outside the training steps, where it stops the work at once, as Ctrl-C does."""
 
+    def __init__(self) -> None:
+        super().__init__("terminated")
+        self.signal = signal.SIGTERM
+
 
 @contextmanager
 def termination_raised() -> Iterator[None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lorica.config.schema import TrainConfig
 from lorica.data.examples import Example
-from lorica.training.checkpoint import Progress, load_newest, save_checkpoint
+from lorica.training.checkpoint import Progress, join_parts, load_newest, save_checkpoint, split_parts
 from lorica.training.feed import Feed, Step, step_maker
 from lorica.training.guard import NonFiniteError, rows_not_finite
 from lorica.training.interrupt import Interrupted, stop_on_signal
@@ -184,8 +184,7 @@ class Loop:
     def save(self) -> None:
         if self.saved_step == self.progress.step:
             return
-        parts = {"trained": self.subject.state(), "optimiser": self.optimiser.state(), "best": self.best}
-        tensors = {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
+        tensors = join_parts({"trained": self.subject.state(), "optimiser": self.optimiser.state(), "best": self.best})
         save_checkpoint(self.run.checkpoints, self.progress, tensors, self.settings.keep_checkpoints)
         self.saved_at, self.saved_step = time.monotonic(), self.progress.step
 
@@ -195,10 +194,7 @@ class Loop:
         if found is not None:
             self.progress, tensors = found
             self.saved_step = self.progress.step
-            parts: dict[str, dict[str, Tensor]] = {"trained": {}, "optimiser": {}, "best": {}}
-            for key, tensor in tensors.items():
-                part, _, name = key.partition("/")
-                parts[part][name] = tensor
+            parts = split_parts(tensors)
             self.subject.restore(parts["trained"])
             self.optimiser.restore(parts["optimiser"])
             self.best = {name: tensor.to(self.subject.device) for name, tensor in parts["best"].items()}

@@ -17,6 +17,12 @@ from filelock import FileLock, Timeout
 from lorica.files import write_atomically
 
 
+def metrics_line(record: Mapping[str, float | int]) -> str:
+    """A line of metrics.jsonl; null stands for a value that is not finite, which JSON does not have."""
+    values = {name: value if math.isfinite(value) else None for name, value in record.items()}
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
 class RunFolder:
     """Paths of a run, and its line-by-line metrics."""
 
@@ -60,10 +66,8 @@ class RunFolder:
         return self.config.exists()
 
     def append_metrics(self, record: Mapping[str, float | int]) -> None:
-        """Add a line; null stands for a value that is not finite, which JSON does not have."""
-        values = {name: value if math.isfinite(value) else None for name, value in record.items()}
         with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values, allow_nan=False) + "\n")
+            file.write(metrics_line(record))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The records so far; a last line that a kill cut in half is left out."""

@@ -9,8 +9,13 @@ def total_steps(rows: int, batch_size: int, epochs: float, steps: int | None) ->
 
 
 def warmup_steps(total: int, warmup: float) -> int:
-    """A share of all steps if below 1, else a number of steps."""
-    return min(total, round(total * warmup) if warmup < 1 else int(warmup))
+    """A share of all steps if below 1, else a number of steps. Raises ValueError for more than there are."""
+    if warmup > max(1, total):
+        raise ValueError(
+            f"train.warmup is {warmup:g} steps, and the run has {total:,}: it would end before its learning rate is "
+            "reached. Make the warm-up shorter, give a share below 1, or train for longer."
+        )
+    return round(total * warmup) if warmup < 1 else int(warmup)
 
 
 def learning_rate_factor(step: int, total: int, schedule: str, warmup: int) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorica.data.batches import Batch
 from lorica.lora import Adapter
 from lorica.lora.dropout import token_keys
-from lorica.lora.weights import is_packed
+from lorica.lora.weights import count_weights, is_packed
 from lorica.models.fingerprint import checksum
 from lorica.training.engine import Engine, PlainEngine, choose_engine
 
@@ -66,6 +66,10 @@ class Subject:
 
     def trainable_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters.values())
+
+    def total_parameters(self) -> int:
+        """Trained and frozen, packed ones too."""
+        return count_weights(self.model)
 
     def frozen_checksum(self) -> int:
         """A checksum of every tensor that training must not touch."""

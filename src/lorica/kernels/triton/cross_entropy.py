@@ -34,9 +34,7 @@ def _row(
     row_stride: int,
     scale: float,
     softcap: float,
-    smoothing: float,
     SOFTCAP: tl.constexpr,
-    SMOOTHED: tl.constexpr,
     GRADIENT: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:
@@ -49,15 +47,13 @@ def _row(
     largest = tl.full([COLUMNS], float("-inf"), tl.float32)
     where = tl.zeros([COLUMNS], tl.int32)  # of the lane's largest logit, the first of equal ones
     total = tl.zeros([COLUMNS], tl.float32)  # of exp(z - largest)
-    attracted = tl.zeros([COLUMNS], tl.float32)  # of target * z
+    attracted = tl.zeros([COLUMNS], tl.float32)  # of the label's z
     for start in range(0, vocabulary, COLUMNS):
         column = start + columns
         z = tl.load(logits + column, mask=column < vocabulary, other=0.0).to(tl.float32) * scale
         if SOFTCAP:
             z = softcap * _tanh(z / softcap)
-        attracted += tl.where(column == label, (1.0 - smoothing) * z, 0.0)
-        if SMOOTHED:  # otherwise a logit of -inf would be multiplied by 0
-            attracted += (smoothing / vocabulary) * z
+        attracted += tl.where(column == label, z, 0.0)
         z = tl.where(column < vocabulary, z, float("-inf"))
         where = tl.where(z > largest, column, where)
         grown = tl.maximum(largest, z)
@@ -80,33 +76,28 @@ def _row(
                 capped = _tanh(z / softcap)
                 z = softcap * capped
                 slope = scale * (1.0 - capped * capped)
-            target = tl.where(column == label, 1.0 - smoothing, 0.0) + smoothing / vocabulary
+            target = tl.where(column == label, 1.0, 0.0)
             gradient = coefficient * (tl.exp(z - row_largest) / row_total - target) * slope
             tl.store(logits + column, gradient.to(logits.dtype.element_ty), mask=column < vocabulary)
 
 
 def cross_entropy_triton(
-    logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0, label_smoothing: float = 0.0
+    logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    return _rows(as_rows(logits), labels, None, scale, softcap, label_smoothing)
+    return _rows(as_rows(logits), labels, None, scale, softcap)
 
 
 def cross_entropy_triton_(
-    logits: Tensor,
-    labels: Tensor,
-    coefficients: Tensor,
-    scale: float = 1.0,
-    softcap: float = 0.0,
-    label_smoothing: float = 0.0,
+    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float = 1.0, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     rows = as_rows(logits)
-    outcome = _rows(rows, labels, coefficients, scale, softcap, label_smoothing)
+    outcome = _rows(rows, labels, coefficients, scale, softcap)
     write_back(rows, logits)
     return outcome
 
 
 def _rows(
-    logits: Tensor, labels: Tensor, coefficients: Tensor | None, scale: float, softcap: float, smoothing: float
+    logits: Tensor, labels: Tensor, coefficients: Tensor | None, scale: float, softcap: float
 ) -> tuple[Tensor, Tensor]:
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
     hits = torch.empty(len(logits), dtype=torch.bool, device=logits.device)
@@ -116,10 +107,9 @@ def _rows(
         _row,
         (len(logits),),
         *(logits, labels.contiguous(), weights, losses, hits.view(torch.uint8)),
-        *(logits.shape[1], logits.stride(0), scale, softcap, smoothing),
+        *(logits.shape[1], logits.stride(0), scale, softcap),
         tile=columns,
         SOFTCAP=softcap != 0.0,
-        SMOOTHED=smoothing != 0.0,
         GRADIENT=coefficients is not None,
         COLUMNS=columns,
     )

@@ -11,17 +11,14 @@ from lorica.kernels.triton.launching import TILE, as_rows, launch, write_back
 
 @triton.jit
 def _forward(
-    x: tl.tensor,  # (rows, n); becomes x + residual if there is one
-    residual: tl.tensor,
+    x: tl.tensor,  # (rows, n)
     weight: tl.tensor,
     y: tl.tensor,
     rows: int,
     n: int,
     x_stride: int,
-    residual_stride: int,
     eps: float,
     offset: float,
-    HAS_RESIDUAL: tl.constexpr,
     ROUND_FIRST: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -30,11 +27,6 @@ def _forward(
     column = tl.arange(0, COLUMNS)[None, :]
     inside = (row < rows) & (column < n)
     value = tl.load(x + row * x_stride + column, mask=inside, other=0.0)
-    if HAS_RESIDUAL:
-        added = tl.load(residual + row * residual_stride + column, mask=inside, other=0.0)
-        # Rounded before it is normalised, so that the backward pass, which reads it, sees the same numbers.
-        value = (value.to(tl.float32) + added.to(tl.float32)).to(value.dtype)
-        tl.store(x + row * x_stride + column, value, mask=inside)
     wide = value.to(tl.float32)
     normalised = wide * tl.rsqrt(tl.sum(wide * wide, axis=1, keep_dims=True) / n + eps)
     if ROUND_FIRST:
@@ -76,16 +68,19 @@ def _backward(
 
 
 def rms_norm_triton(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_first: bool = True) -> Tensor:
-    return _normed(as_rows(x), None, weight, eps, offset, round_first).view(x.shape)
-
-
-def add_rms_norm_triton_(
-    x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_first: bool = True
-) -> Tensor:
-    rows = as_rows(x)
-    y = _normed(rows, as_rows(residual), weight, eps, offset, round_first).view(x.shape)
-    write_back(rows, x)
-    return y
+    values = as_rows(x)
+    y = torch.empty(values.shape, dtype=result_type(x, weight, round_first), device=x.device)
+    rows, columns = tile(values)
+    launch(
+        _forward,
+        (triton.cdiv(len(values), rows),),
+        *(values, weight.contiguous(), y, *values.shape, values.stride(0), eps, offset),
+        tile=rows * columns,
+        ROUND_FIRST=round_first,
+        ROWS=rows,
+        COLUMNS=columns,
+    )
+    return y.view(x.shape)
 
 
 def rms_norm_backward_triton_(
@@ -105,23 +100,6 @@ def rms_norm_backward_triton_(
         COLUMNS=columns,
     )
     write_back(gradient, dy)
-
-
-def _normed(x: Tensor, residual: Tensor | None, weight: Tensor, eps: float, offset: float, round_first: bool) -> Tensor:
-    y = torch.empty(x.shape, dtype=result_type(x, weight, round_first), device=x.device)
-    added = x if residual is None else residual  # not read without one
-    rows, columns = tile(x)
-    launch(
-        _forward,
-        (triton.cdiv(len(x), rows),),
-        *(x, added, weight.contiguous(), y, *x.shape, x.stride(0), added.stride(0), eps, offset),
-        tile=rows * columns,
-        HAS_RESIDUAL=residual is not None,
-        ROUND_FIRST=round_first,
-        ROWS=rows,
-        COLUMNS=columns,
-    )
-    return y
 
 
 def tile(x: Tensor) -> tuple[int, int]:

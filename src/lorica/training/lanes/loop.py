@@ -19,7 +19,7 @@ from lorica.config.schema import TrainConfig
 from lorica.data.examples import Example
 from lorica.data.lanes import LaneBatch, side_by_side
 from lorica.lora.dropout import token_keys
-from lorica.training.checkpoint import Progress
+from lorica.training.checkpoint import Progress, join_parts, split_parts
 from lorica.training.feed import Feed, Step, step_maker
 from lorica.training.lanes.buffers import lane_buffers
 from lorica.training.optimiser import Optimiser, down_and_up
@@ -172,22 +172,14 @@ class LaneLoop:
         adapter = self.subject.adapter
         assert adapter is not None
         trained = {name: tensor[lane : lane + 1] for name, tensor in adapter.state().items()}
-        state = {"trained": trained, "optimiser": self.optimisers[lane].state()}
-        return {
-            f"{part}/{name}": _cut(name, tensor, self._rank(name, lane)).clone()
-            for part, named in state.items()
-            for name, tensor in named.items()
-        }
+        tensors = join_parts({"trained": trained, "optimiser": self.optimisers[lane].state()})
+        return {key: _cut(key, tensor, self._rank(key, lane)).clone() for key, tensor in tensors.items()}
 
     def restore(self, lane: int, state: Mapping[str, Tensor]) -> None:
         """Put back what `state` gave, of this lane or of a lone run."""
         adapter = self.subject.adapter
         assert adapter is not None
-        parts: dict[str, State] = {"trained": {}, "optimiser": {}}
-        for key, tensor in state.items():
-            part, _, name = key.partition("/")
-            if part in parts:
-                parts[part][name] = tensor
+        parts = split_parts(state)
         for name, tensor in adapter.state().items():
             tensor[lane].copy_(_padded(parts["trained"][name], tensor[lane : lane + 1].shape)[0])
         buffers = self.optimisers[lane].all_buffers()
@@ -198,11 +190,11 @@ class LaneLoop:
         }
         self.optimisers[lane].restore(moments)
 
-    def _rank(self, name: str, lane: int) -> int:
+    def _rank(self, key: str, lane: int) -> int:
         adapter = self.subject.adapter
         assert adapter is not None
-        module = name.partition("/")[2] if name.startswith(("exp_avg", "step")) else name
-        return adapter.layers[module.rpartition(".")[0]].strengths[lane].r
+        module = key.rpartition("/")[2].rpartition(".")[0]  # of "trained/MODULE.lora_A", "optimiser/exp_avg/MODULE..."
+        return adapter.layers[module].strengths[lane].r
 
 
 def lane_batches(steps: Sequence[Step]) -> list[LaneBatch]:
