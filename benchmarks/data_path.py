@@ -12,6 +12,9 @@ Five ways over the same conversations:
 - offsets: one rendering and its tokens with offsets, without any span: what is left of TRL's way for other templates;
 - two a turn: two renderings and tokenisations for each trained turn, one up to the prompt and one up to the answer.
 
+Conversations are of one length each, or *mixed*: of 2 to 40 messages, half of them with tools that are called now and
+then, half of the answers with reasoning, so that hardly two are laid out alike.
+
 Speeds are relative to `encode`, from the processor time of one core; the spread is that of quartiles. Tokens are those
 of the texts that are trained on: a template that rewrites history makes a text of each turn. What Lorica learns of a
 template, and of conversations of so many turns, it learns once, so its share grows with the number of messages: 2,000
@@ -24,6 +27,7 @@ import argparse
 import json
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -74,9 +78,20 @@ MODELS = {
     "Gemma 4 (tokens of Qwen 2.5)": Model("qwen2.5", "google-gemma-4-31B-it", "<bos>", "<turn|>", CHANNELS),
 }
 TURNS = (2, 10, 100)
+ROLES = ("user", "assistant")
+NAMES = ("lookup", "search", "weather", "calendar", "orders")
 REWRITING = ("Qwen 3", "Gemma 4 (tokens of Qwen 2.5)")  # each turn a text of its own, so 100 turns are 50 long texts
+LONGEST = 20  # exchanges of a mixed conversation
 Messages = list[dict[str, Any]]
 Way = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation, and the tools that may be called in it."""
+
+    messages: Messages
+    tools: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,16 +101,16 @@ class Case:
     name: str
     tokenizer: Any
     template: str
-    conversations: list[Messages]
+    chats: list[Chat]
 
     def chat_template(self) -> ChatTemplate:
         return ChatTemplate(self.tokenizer, self.template, [])
 
     def documents(self) -> Iterable[Document]:
         template, findings = self.chat_template(), Findings()
-        for number, messages in enumerate(self.conversations):
-            weights = [float(message["role"] == "assistant") for message in messages]
-            conversation = Conversation(f"rows:{number}", messages, weights)
+        for number, chat in enumerate(self.chats):
+            weights = [float(message["role"] == "assistant") for message in chat.messages]
+            conversation = Conversation(f"rows:{number}", chat.messages, weights, chat.tools)
             yield from documents(conversation, self.tokenizer, template, findings)
 
     def lorica(self) -> int:
@@ -120,22 +135,23 @@ class Case:
         }
 
     def masks(self, patched: str) -> None:
-        for messages in self.conversations:
+        for chat in self.chats:
             self.tokenizer.apply_chat_template(
-                messages, chat_template=patched, tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+                chat.messages, chat.tools, chat_template=patched, return_dict=True, return_assistant_tokens_mask=True
             )
 
     def offsets(self) -> None:
-        for messages in self.conversations:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False)
+        for chat in self.chats:
+            text = self.tokenizer.apply_chat_template(chat.messages, chat.tools, tokenize=False)
             self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
 
     def two_a_turn(self) -> None:
-        for messages in self.conversations:
-            for index, message in enumerate(messages):
+        for chat in self.chats:
+            for index, message in enumerate(chat.messages):
                 if message["role"] == "assistant":
-                    self.tokenizer.apply_chat_template(messages[:index], add_generation_prompt=True)
-                    self.tokenizer.apply_chat_template(messages[: index + 1])
+                    before = chat.messages[:index]
+                    self.tokenizer.apply_chat_template(before, chat.tools, add_generation_prompt=True)
+                    self.tokenizer.apply_chat_template([*before, message], chat.tools)
 
 
 def load_tokenizer(folder: Path, model: Model) -> Any:
@@ -158,16 +174,59 @@ def load_tokenizer(folder: Path, model: Model) -> Any:
     return loaded
 
 
-def chats(folder: Path, turns: int, messages: int) -> list[Messages]:
-    """Conversations of so many turns, in which questions and answers of people follow each other."""
+def exchanges(folder: Path, count: int) -> list[tuple[str, str]]:
+    """Questions and answers of people."""
     with (folder / "data/dolly_partial/dolly_first6400_with_flan-t5-xl.jsonl").open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines][: messages // 2]
-    said = [
-        {"role": role, "content": row[key].strip() or "-"}
-        for row in rows
-        for role, key in (("user", "instruction"), ("assistant", "text"))
+        rows = [json.loads(line) for line in lines][:count]
+    return [(row["instruction"].strip() or "-", row["text"].strip() or "-") for row in rows]
+
+
+def alike(said: list[tuple[str, str]], turns: int) -> list[Chat]:
+    """Conversations of so many turns."""
+    half = turns // 2
+    return [
+        Chat(
+            [said_by(role, text) for pair in said[start : start + half] for role, text in zip(ROLES, pair, strict=True)]
+        )
+        for start in range(0, len(said) - half + 1, half)
     ]
-    return [said[start : start + turns] for start in range(0, len(said) - turns + 1, turns)]
+
+
+def mixed(said: list[tuple[str, str]]) -> list[Chat]:
+    """Conversations of which hardly two are laid out alike."""
+    drawn, left, made = random.Random(0), list(said), list[Chat]()
+    while left:
+        count = drawn.randint(1, LONGEST)
+        pairs, left = left[:count], left[count:]
+        tools = [tool(f"{drawn.choice(NAMES)}_{number}") for number in range(drawn.randint(1, 3))]
+        messages, calls = list[dict[str, Any]](), drawn.random() < 0.5
+        for question, answer in pairs:
+            messages.append(said_by("user", question))
+            if calls and drawn.random() < 0.3:
+                messages += called(drawn.choice(tools), question, f"{drawn.randrange(10**9):09}")
+            because = {"reasoning_content": f"They ask: {question[:200]}"} if drawn.random() < 0.5 else {}
+            messages.append(said_by("assistant", answer) | because)
+        made.append(Chat(messages, tools if calls else None))
+    return made
+
+
+def said_by(role: str, text: str) -> dict[str, Any]:
+    return {"role": role, "content": text}
+
+
+def tool(name: str) -> dict[str, Any]:
+    described = {"type": "string", "description": f"What {name} is to find"}
+    parameters = {"type": "object", "properties": {"query": described}, "required": ["query"]}
+    function = {"name": name, "description": f"Finds things by {name}", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def called(tool: dict[str, Any], question: str, id: str) -> Messages:
+    """A call of the tool, and what it says."""
+    function = {"name": tool["function"]["name"], "arguments": {"query": question[:40]}}
+    call = {"id": id, "type": "function", "function": function}
+    found = said_by("tool", json.dumps({"found": question})) | {"tool_call_id": id, "name": function["name"]}
+    return [said_by("assistant", "") | {"tool_calls": [call]}, found]
 
 
 def measured(case: Case) -> dict[str, Any]:
@@ -183,7 +242,7 @@ def measured(case: Case) -> dict[str, Any]:
             way()
             if round:
                 seconds[name].append(time.process_time() - start)
-    return {"case": case.name, "tokens": tokens, "conversations": len(case.conversations), "seconds": seconds}
+    return {"case": case.name, "tokens": tokens, "conversations": len(case.chats), "seconds": seconds}
 
 
 def row(result: dict[str, Any]) -> str:
@@ -204,17 +263,21 @@ def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("shared", type=Path)
     arguments.add_argument("--messages", type=int, default=10_000, help="in all conversations of a case")
+    arguments.add_argument("--only", default="", help="cases whose name has this in it")
     arguments.add_argument("--out", type=Path)
     given = arguments.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    results = []
+    results, said = [], exchanges(given.shared, given.messages // 2)
     print("| template, turns | encode, 1,000 tokens/s | lorica | TRL | offsets | two a turn |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, model in MODELS.items():
         loaded = load_tokenizer(given.shared / "tokenizers", model)
         path = str(given.shared / "chat_templates" / f"{model.template}.jinja")
-        for turns in TURNS[:-1] if name in REWRITING else TURNS:
-            results.append(measured(Case(f"{name}, {turns}", loaded, path, chats(given.shared, turns, given.messages))))
+        cases = {str(turns): alike(said, turns) for turns in (TURNS[:-1] if name in REWRITING else TURNS)}
+        for kind, chats in (cases | {"mixed": mixed(said)}).items():
+            if given.only not in f"{name}, {kind}":
+                continue
+            results.append(measured(Case(f"{name}, {kind}", loaded, path, chats)))
             print(row(results[-1]), flush=True)
             if given.out:
                 _write(given.out, results)

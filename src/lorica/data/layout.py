@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from lorica.data.findings import Finding, Findings
-from lorica.data.marks import CHARACTER, FIRST, LEAD, TRAIL, Text, filled
+from lorica.data.marks import Form, Text
 from lorica.data.messages import Conversation, Message
 from lorica.data.questions import Question
 from lorica.data.turns import Renderer, Turn, serve
@@ -73,26 +73,21 @@ class Layout(ABC):
 
 @dataclass(frozen=True, slots=True)
 class OneText(Layout):
-    """All turns share the text of which `pieces` are the twin's: the template's own, and the characters of marks.
+    """All turns share one text, of which `form` is the twin's, with pieces that begin at `starts`.
 
-    `marks` are the pieces that are such, with the number of the text. A place in `turns` is one in the twin; `findings`
-    were made of the turn of a message.
+    A place in `turns` is one in the twin; `findings` were made of the turn of a message.
     """
 
-    pieces: list[str]
-    marks: list[tuple[int, int]]
+    form: Form
+    starts: list[int]
     turns: list[Place]
     findings: list[tuple[int, Finding]]
 
     @classmethod
     def of(cls, text: Served, questions: list[Question], findings: list[tuple[int, Finding]]) -> OneText:
         """The layout of which this is the twin."""
-        pieces = CHARACTER.split(text.text)
-        marks = []
-        for piece, character in list(enumerate(pieces))[1::2]:
-            whose = piece + 2 * ((character == LEAD) - (character == TRAIL))  # the private character is beside it
-            marks.append((piece, ord(pieces[whose]) - FIRST))
-        return cls(questions, pieces, marks, text.turns, findings)
+        form = Form.of(text.text)
+        return cls(questions, form, _starts(form.pieces), text.turns, findings)
 
     def served(
         self, template: Renderer, conversation: Conversation, texts: Sequence[Text], wanted: Collection[int],
@@ -100,12 +95,10 @@ class OneText(Layout):
     ) -> list[Served] | None:  # fmt: skip
         if self.findings and any(template.specials.search(text.core) for text in texts):
             return None  # where turns end with no stop token, a special token at the end of a text may pass for one
-        pieces = self.pieces.copy()
-        for piece, number in self.marks:
-            pieces[piece] = texts[number].character(pieces[piece])
-        twin, starts = _starts(self.pieces), _starts(pieces)
+        pieces = self.form.fill(texts)
+        starts = _starts(pieces)
         turns = [
-            Place(turn.index, _moved(turn.start, twin, starts), _moved(turn.end, twin, starts), turn.ending)
+            Place(turn.index, self._moved(turn.start, starts), self._moved(turn.end, starts), turn.ending)
             for turn in self.turns
             if turn.index in wanted
         ]
@@ -117,16 +110,15 @@ class OneText(Layout):
                 findings.add(finding.name, conversation.source, finding.message)
         return [Served(text, turns)]
 
+    def _moved(self, position: int, starts: list[int]) -> int:
+        """From a position in the twin to the one in the filled text."""
+        piece = bisect_right(self.starts, position) - 1
+        return starts[piece] + position - self.starts[piece]
+
 
 def _starts(pieces: list[str]) -> list[int]:
     """Where each piece begins, and where the last one ends."""
     return list(accumulate(map(len, pieces), initial=0))
-
-
-def _moved(position: int, twin: list[int], starts: list[int]) -> int:
-    """From a position in the twin to the one in the filled text."""
-    piece = bisect_right(twin, position) - 1
-    return starts[piece] + position - twin[piece]
 
 
 def _ends(stops: re.Pattern[str], text: str, turn: Place) -> bool:
@@ -137,12 +129,25 @@ def _ends(stops: re.Pattern[str], text: str, turn: Place) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What a twin was rendered to: so many messages, the last of which was `last`."""
+    """What was asked of a twin, and what it was rendered to.
 
-    count: int
-    last: Message
-    generate: bool
-    text: str
+    `asked` is the number of messages, whether the generation prompt comes after them, and whether the last is the
+    conversation's own or made of it, which together tell all the renderings of one turn apart (`turns.py`).
+    """
+
+    asked: tuple[int, bool, bool]
+    form: Form
+
+    @classmethod
+    def of(cls, conversation: Conversation, messages: list[Message], generate: bool, text: str) -> Rendering:
+        """The rendering of these messages of a conversation."""
+        return cls(asked(conversation, messages, generate), Form.of(text))
+
+
+def asked(conversation: Conversation, messages: list[Message], generate: bool) -> tuple[int, bool, bool]:
+    """Which of the renderings of a turn this is."""
+    own = conversation.messages[len(messages) - 1 : len(messages)]
+    return len(messages), generate, bool(own) and messages[-1] is own[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +182,6 @@ class _Filled:
 
     def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
         told = next(self._renderings, None)
-        if (
-            told is None
-            or (told.count, told.generate) != (len(messages), generate)
-            or filled(told.last, self._texts) != messages[-1]
-        ):
+        if told is None or told.asked != asked(conversation, messages, generate):
             raise _Unrendered
-        text: str = filled(told.text, self._texts)
-        return text
+        return "".join(told.form.fill(self._texts))

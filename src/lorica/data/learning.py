@@ -12,27 +12,27 @@ But conversations differ in little that a template can see:
 4. Where that is not so (other answers, a stop token inside a text) the conversation goes the slow way, which is the
    definition.
 
-What conversations that begin alike have in common is learned once. An outline with much that is new is learned when it
-comes a second time, since learning costs more than it saves once. All this decides how fast a row is done and never
-what becomes of it; one conversation in 64 goes the slow way too, whose result stands if it differs.
+What conversations that begin alike have in common is learned once, and only when most of it comes a second time, since
+learning costs more than it saves once. All this decides how fast a row is done and never what becomes of it; one
+conversation in 64 goes the slow way too, whose result stands if it differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from lorica.data.findings import Finding, Findings
 from lorica.data.layout import Layout, OneText, Rendering, Renderings, Served, joined
-from lorica.data.marks import FIRST, LAST, RESERVED, Text, whole_marks
+from lorica.data.marks import Text, whole_marks
 from lorica.data.messages import Conversation, Message
 from lorica.data.outline import Outline, answers, outline, twin_of
 from lorica.data.questions import Asked, Question
+from lorica.data.sandbox import served_environment
 from lorica.data.template import ChatTemplate
 from lorica.data.turns import NOT_IN_TURN, Turn, serve
 
-REMEMBERED = 4096  # outlines, and beginnings of them
-FEW = 2  # new turns of an outline that are learned at once
+REMEMBERED = 16384  # beginnings of outlines
 AUDITED = 64
 
 
@@ -52,7 +52,7 @@ class _Witness:
     def __init__(self, template: ChatTemplate) -> None:
         self.stops, self.specials, self.tokenizer = template.stops, template.specials, template.tokenizer
         self._served = template
-        self._asked = Asked(template.environment)
+        self._asked = Asked(served_environment())
         self._asking = template.compiled_by(self._asked.compile_asking)
         self._renderings: list[Rendering] = []
         self._same = True
@@ -73,8 +73,23 @@ class _Witness:
     def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
         text = self._asking.render(conversation, messages, generate)
         self._same &= text == self._served.render(conversation, messages, generate) and whole_marks(text)
-        self._renderings.append(Rendering(len(messages), messages[-1], generate, text))
+        self._renderings.append(Rendering.of(conversation, messages, generate, text))
         return text
+
+
+@dataclass(slots=True)
+class _Beginning:
+    """What is known of conversations whose outlines begin alike, and by the next entry how they go on.
+
+    `turns` are those that were learned, by message: one is decided by the tools, all messages up to its own, and the
+    next. `met` says that a turn decided here came before, `learned` that `layout` is that of conversations ending here.
+    """
+
+    following: dict[object, _Beginning] = field(default_factory=dict)
+    turns: dict[int, _Learned | None] = field(default_factory=dict)
+    layout: Layout | None = None
+    learned: bool = False
+    met: bool = False
 
 
 class Layouts:
@@ -82,41 +97,50 @@ class Layouts:
 
     def __init__(self, template: ChatTemplate) -> None:
         self._witness = _Witness(template)
-        self._layouts: dict[Outline, Layout | None] = {}
-        self._turns: dict[Outline, _Learned | None] = {}
-        self._seen: set[Outline] = set()
+        self._nothing, self._remembered = _Beginning(), 0
 
     def layout(self, conversation: Conversation, sketch: Outline, texts: Sequence[Text]) -> Layout | None:
         """The layout of a prepared conversation with this outline; None where there is none, or none yet."""
-        if sketch not in self._layouts:
-            if len(self._seen) + len(self._turns) > REMEMBERED:
-                self._seen, self._layouts, self._turns = set(), {}, {}
-            new = sum(_beginning(sketch, index) not in self._turns for index in answers(conversation))
-            if new > FEW and sketch not in self._seen:
-                self._seen.add(sketch)
+        path = self._path(sketch)
+        end = path[-1]
+        if not end.learned:
+            deciding = {index: path[min(index + 2, len(path) - 1)] for index in answers(conversation)}
+            new = sum(not beginning.met for beginning in deciding.values())
+            for beginning in deciding.values():
+                beginning.met = True
+            if 2 * new > len(deciding):
                 return None
-            self._layouts[sketch] = self._learn(conversation, sketch, texts)
-        return self._layouts[sketch]
+            end.layout, end.learned = self._learn(conversation, texts, deciding), True
+        return end.layout
 
-    def _learn(self, conversation: Conversation, sketch: Outline, texts: Sequence[Text]) -> Layout | None:
-        if len(texts) > LAST - FIRST or RESERVED.search(repr(sketch)):
-            return None
+    def _path(self, sketch: Outline) -> list[_Beginning]:
+        """The beginnings of an outline, the shortest first."""
+        if self._remembered > REMEMBERED:
+            self._nothing, self._remembered = _Beginning(), 0
+        path, last = [], self._nothing
+        for entry in sketch:
+            if entry not in last.following:
+                last.following[entry] = _Beginning()
+                self._remembered += 1
+            last = last.following[entry]
+            path.append(last)
+        return path
+
+    def _learn(
+        self, conversation: Conversation, texts: Sequence[Text], deciding: Mapping[int, _Beginning]
+    ) -> Layout | None:
         twin = twin_of(conversation, texts)
+        if twin is None:
+            return None
         learned: list[_Learned] = []
-        for index in answers(twin):
-            beginning = _beginning(sketch, index)
-            if beginning not in self._turns:
-                self._turns[beginning] = self._witness.watch(twin, index)
-            turn = self._turns[beginning]
+        for index, beginning in deciding.items():
+            if index not in beginning.turns:
+                beginning.turns[index] = self._witness.watch(twin, index)
+            turn = beginning.turns[index]
             if turn is None:
                 return None
             learned.append(turn)
         return _layout(learned)
-
-
-def _beginning(sketch: Outline, index: int) -> Outline:
-    """All that has a part in the turn of message `index`: the tools, what comes before it, itself and the next."""
-    return sketch[: index + 3]
 
 
 def _layout(learned: Sequence[_Learned]) -> Layout:

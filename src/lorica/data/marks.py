@@ -8,7 +8,7 @@ space, so a stripped mark still says exactly what it stands for.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,31 @@ class Text:
         return self.lead if mark == LEAD else self.trail if mark == TRAIL else self.core
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A text with marks, split at their characters. `marks` are the pieces that are such: (piece, text's number)."""
+
+    pieces: list[str]
+    marks: list[tuple[int, int]]
+
+    @classmethod
+    def of(cls, text: str) -> Form:
+        """The form of this text."""
+        pieces = CHARACTER.split(text)
+        marks = []
+        for piece, character in list(enumerate(pieces))[1::2]:
+            whose = piece + 2 * ((character == LEAD) - (character == TRAIL))  # the private character is beside it
+            marks.append((piece, ord(pieces[whose]) - FIRST))
+        return cls(pieces, marks)
+
+    def fill(self, texts: Sequence[Text]) -> list[str]:
+        """The pieces with texts in place of the marks."""
+        pieces = self.pieces.copy()
+        for piece, number in self.marks:
+            pieces[piece] = texts[number].character(pieces[piece])
+        return pieces
+
+
 def mark(number: int) -> str:
     """The mark of the text with this number."""
     return f"{LEAD}{chr(FIRST + number)}{TRAIL}"
@@ -59,10 +84,10 @@ def core_of(value: object) -> str | None:
 
 
 def marked(value: object) -> bool:
-    """Whether there is a mark, or a character of one, anywhere in a value of text, lists and mappings."""
+    """Whether there is a mark, or a character of one, anywhere in a value of text, lists and dicts."""
     if isinstance(value, str):
         return RESERVED.search(value) is not None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return any(marked(key) or marked(item) for key, item in value.items())
     return isinstance(value, list | tuple) and any(map(marked, value))
 
@@ -71,7 +96,7 @@ def whole_marks(value: object) -> bool:
     """Whether no separator stands without the private character that says whose it is."""
     if isinstance(value, str):
         return RESERVED.search(MARK.sub("", value)) is None
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return all(whole_marks(key) and whole_marks(item) for key, item in value.items())
     return not isinstance(value, list | tuple) or all(map(whole_marks, value))
 
@@ -82,7 +107,7 @@ def filled(value: Any, texts: Sequence[Text]) -> Any:
         return _filled_text(value, texts)
     if isinstance(value, list | tuple):
         return type(value)(filled(item, texts) for item in value)
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return {filled(key, texts): filled(item, texts) for key, item in value.items()}
     return value
 

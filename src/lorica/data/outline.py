@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lorica.data.marks import Text, mark
+from lorica.data.marks import FIRST, LAST, Text, mark, marked
 from lorica.data.messages import Conversation
 from lorica.data.turns import WRITTEN
 
@@ -31,8 +31,15 @@ def outline(conversation: Conversation) -> tuple[Outline, list[Text]]:
     return tuple(entries), texts
 
 
-def twin_of(conversation: Conversation, texts: Sequence[Text]) -> Conversation:
-    """The conversation with marks for its texts."""
+def twin_of(conversation: Conversation, texts: Sequence[Text]) -> Conversation | None:
+    """The conversation with marks for its texts; None where something else in it would pass for a mark."""
+    if len(texts) > LAST - FIRST:
+        return None
+    messages = [message.copy() for message in conversation.messages]
+    for text in texts:
+        del messages[text.message][text.key]
+    if marked([conversation.tools, messages]):
+        return None
     messages = [message.copy() for message in conversation.messages]
     for number, text in enumerate(texts):
         messages[text.message][text.key] = mark(number)

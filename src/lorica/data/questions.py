@@ -21,11 +21,11 @@ from typing import Any
 
 from jinja2 import Environment, Template, nodes
 from jinja2.runtime import Context, LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 from lorica.data.marks import Text, core_of, filled, marked, whole_marks
+from lorica.data.sandbox import Sandbox
 from lorica.data.template import REFUSALS
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -41,6 +41,7 @@ ARRANGING = {"count", "first", "items", "last", "length", "list", "map", "reject
 PASSING = {"d", "default"}  # give what they are given, after asking only whether it is there
 ESCAPING = {"e", "escape", "forceescape", "safe", "urlize", "xmlattr"}  # make text that escapes what it is joined to
 SCOPES = ("_loop_vars", "_block_vars")  # which Jinja hands to every call inside a loop or block
+SETTLED = {str, dict, list, bool, int, type(None)}
 STRIPPING = {"trim", "strip"}  # a text's mark without its white space is its core's, by definition
 SLICED, COMPARED, MEASURED, ITERATED, WRITTEN, KEYED = "slice", "compare", "measure", "iterate", "write", "key"
 
@@ -74,20 +75,18 @@ class Question:
             return False
 
 
-class Asked(ImmutableSandboxedEnvironment):
+class Asked(Sandbox):
     """Compiles templates that note in `questions` what they ask; `unforeseen` is True once anything was Unforeseen."""
 
     intercepted_binops = frozenset("%")
 
     def __init__(self, original: Environment) -> None:
-        extensions = [type(extension) for extension in original.extensions.values()]
-        super().__init__(trim_blocks=original.trim_blocks, lstrip_blocks=original.lstrip_blocks, extensions=extensions)
+        super().__init__(original)
         self.questions: dict[str, Question] = {}
         self.unforeseen = False
-        self.globals.update(original.globals)
-        self.filters.update({name: self._watched_filter(name, run) for name, run in original.filters.items()})
+        self.filters = {name: self._watched_filter(name, run) for name, run in original.filters.items()}
         tests: dict[str, Any] = original.tests
-        self.tests.update({name: run if name in TYPE_TESTS else self._noted(name, run) for name, run in tests.items()})
+        self.tests = {name: run if name in TYPE_TESTS else self._noted(name, run) for name, run in tests.items()}
         self.filters |= {f"noted {name}": run for name, run in (
             (SLICED, self._slice), (COMPARED, self._compare), (MEASURED, self._measure), (ITERATED, self._iterate),
             (WRITTEN, self._write), (KEYED, self._key),
@@ -95,8 +94,7 @@ class Asked(ImmutableSandboxedEnvironment):
 
     def compile_asking(self, source: str) -> Template:
         """The template, noting what it asks."""
-        tree = _Rewriter().visit(self.parse(source))
-        return Template.from_code(self, self.compile(tree), self.make_globals(None))
+        return self.from_string(_Rewriter().visit(self.parse(source)))
 
     def ask(self, name: str, operation: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
         """The answer to an operation on marks, noted."""
@@ -274,6 +272,8 @@ def _sliced(value: str, *bounds: int | None) -> str:
 
 def _settled(value: Any) -> Any:
     """A list of what comes out of a generator or the view of a mapping, which may be marks."""
+    if type(value) in SETTLED:  # most are, and the question below is dear
+        return value
     return [*value] if isinstance(value, Iterator | KeysView | ValuesView | ItemsView) else value
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lorica.data.layout import Place, Served
-from lorica.data.marks import CHARACTER, FIRST, LEAD, TRAIL, Text
+from lorica.data.marks import LEAD, TRAIL, Form, Text
 from lorica.data.messages import Conversation
 from lorica.data.outline import outline, twin_of
 from lorica.data.reasoning import REASONING_KEYS, inline_reasoning
@@ -98,48 +98,35 @@ def _find(template: ChatTemplate, conversation: Conversation, served: Served) ->
     """Where the texts are: those of the prompt of the last turn, then those of that turn."""
     _, texts = outline(conversation)
     twin = twin_of(conversation, texts)
+    if twin is None:
+        raise _cannot_find(conversation)
     last = served.turns[-1] if served.turns else None
-    whole = template.render(twin, twin.messages)
-    if _filled(whole, texts).startswith(served.text):
+    whole = Form.of(template.render(twin, twin.messages))
+    if "".join(whole.fill(texts)).startswith(served.text):
         yield from _places(whole, texts, 0, 0, len(served.text))
         return
     if last is None or last.end != len(served.text):
         raise _cannot_find(conversation)
-    prompt = template.render(twin, twin.messages[: last.index], generate=True)
-    if _filled(prompt, texts) != served.text[: last.start]:
+    prompt = Form.of(template.render(twin, twin.messages[: last.index], generate=True))
+    if "".join(prompt.fill(texts)) != served.text[: last.start]:
         raise _cannot_find(conversation)
     yield from _places(prompt, texts, 0, 0, last.start)
-    full = template.render(twin, twin.messages[: last.index + 1])
+    full = Form.of(template.render(twin, twin.messages[: last.index + 1]))
     body = served.text[last.start : last.end]
-    written = _filled(full, texts)
+    written = "".join(full.fill(texts))
     at = next((at for text in (body, body[: -len(last.ending)]) if (at := written.rfind(text)) >= 0), -1)
     if at < 0:
         raise _cannot_find(conversation)
     yield from _places(full, texts, last.start - at, last.start, last.end)
 
 
-def _filled(twin: str, texts: Sequence[Text]) -> str:
-    return "".join(text for text, _, _ in _pieces(twin, texts))
-
-
-def _pieces(twin: str, texts: Sequence[Text]) -> Iterator[tuple[str, Text | None, str]]:
-    """The pieces of a rendering: its text; of the characters of marks also whose they are, and the character."""
-    pieces = CHARACTER.split(twin)
-    for number, piece in enumerate(pieces):
-        if number % 2 == 0:
-            yield piece, None, ""
-            continue
-        whose = number + 2 * ((piece == LEAD) - (piece == TRAIL))
-        text = texts[ord(pieces[whose]) - FIRST]
-        yield text.character(piece), text, piece
-
-
-def _places(twin: str, texts: Sequence[Text], moved: int, low: int, high: int) -> Iterator[_Found]:
+def _places(twin: Form, texts: Sequence[Text], moved: int, low: int, high: int) -> Iterator[_Found]:
     """The texts of a twin's rendering that stand from `low` to `high` of the served text."""
-    start = moved
-    for piece, text, character in _pieces(twin, texts):
+    numbers, start = dict(twin.marks), moved
+    for at, piece in enumerate(twin.fill(texts)):
         end = start + len(piece)
-        if text is not None and low <= start and end <= high and piece:
+        if piece and at in numbers and low <= start and end <= high:
+            text, character = texts[numbers[at]], twin.pieces[at]
             before = "" if character == LEAD else text.lead if character != TRAIL else text.lead + text.core
             yield _Found(text.message, text.key, start, end, len(before))
         start = end

@@ -1,9 +1,9 @@
 """A chat template as the server uses it: rendering, and the tokens on which generation stops.
 
-Rendering is transformers' own (a sandboxed Jinja, compiled once), so training sees byte for byte what serving does.
-What transformers does to the messages before each rendering is done here once a conversation, by the same functions:
-that is most of the time of a short rendering. A template that does not end is stopped by an alarm, which only the main
-thread of a POSIX system has.
+Rendering is transformers' own (a sandboxed Jinja, compiled once; `sandbox.py`), so training sees byte for byte what
+serving does. What transformers does to the messages before each rendering is done here once a conversation, by the
+same functions: that is most of the time of a short rendering. A template that does not end is stopped by an alarm,
+which only the main thread of a POSIX system has.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, Template, TemplateError
+from jinja2 import Template, TemplateError
 
 from lorica.data.messages import Conversation, Message
+from lorica.data.sandbox import served_environment
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,11 +79,6 @@ class ChatTemplate:
         self._compile: Callable[[str], Template] = _compile_as_served
         self._compiled: dict[bool, Template] = {}
         self.learned: dict[str, Any] = {}  # by others, who learn how it lays out conversations
-
-    @cached_property
-    def environment(self) -> Environment:
-        """Jinja's, as the server has it."""
-        return _compile_as_served("").environment
 
     def compiled_by(self, compile: Callable[[str], Template]) -> ChatTemplate:
         """The same template, compiled by another function than the server's."""
@@ -152,11 +148,9 @@ def _is_plain(message: Message) -> bool:
     return len(message) == 2 and type(message.get("role")) is str and type(message.get("content")) is str
 
 
+@lru_cache(maxsize=16)
 def _compile_as_served(source: str) -> Template:
-    from transformers.utils.chat_template_utils import _compile_jinja_template
-
-    compiled: Template = _compile_jinja_template(source)
-    return compiled
+    return served_environment().from_string(source)
 
 
 @contextmanager

@@ -119,7 +119,7 @@ class Tokeniser:
                 "the tokenizer (the one with a tokenizer.json)."
             )
         self._tokenizer = tokenizer
-        self._added = set(tokenizer.get_added_vocab().values())
+        self._added = {id: token for token, id in tokenizer.get_added_vocab().items()}
         self._alone: dict[str, list[int]] = {}
         plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
         at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
@@ -168,9 +168,14 @@ class Tokeniser:
         """The last added token before the span: its index and the text from it up to the span (0 and all if none)."""
         tokens, text = item.tokens, item.document.text
         at = tokens.ending_by(span.start) - 1
-        while at > 0 and tokens.ids[at] not in self._added:
+        while at > 0 and not self._is_written(tokens, at, text):
             at -= 1
         return (at, text[tokens.start(at) : span.start]) if at > 0 else (0, text[: span.start])
+
+    def _is_written(self, tokens: _Tokens, at: int, text: str) -> bool:
+        """Whether a token is an added one that the text has; <unk> often is one, and stands for other text."""
+        added = self._added.get(tokens.ids[at])
+        return added is not None and added in text[tokens.start(at) : tokens.end(at)]
 
     def _example(self, item: _Work, findings: Findings) -> Iterator[Example]:
         document, tokens = item.document, item.tokens
@@ -185,7 +190,7 @@ class Tokeniser:
                 straddled.append(span)
                 continue
             last = tokens.starting_from(span.end)
-            self._check_stop(document, tokens.ids[first:last])
+            self._check_stop(document, span, tokens.ids[first:last])
             completion_start = len(prefix) + first
             end = len(prefix) + last + (len(document.ending) if span is document.spans[-1] else 0)
             weights[completion_start:end] = [span.weight] * (end - completion_start)
@@ -202,8 +207,11 @@ class Tokeniser:
             )
             yield self._continuation(document, span, prefix)
 
-    def _check_stop(self, document: Document, generated: list[int]) -> None:
-        if document.generative and not document.ending and generated[-1] not in self._added:
+    def _check_stop(self, document: Document, span: Span, generated: list[int]) -> None:
+        if not document.generative or document.ending:
+            return
+        stop = self._added.get(generated[-1])
+        if stop is None or not document.text.endswith(stop, 0, span.end):
             raise ValueError(
                 f"{document.source}: the stop token at the end of {self._decode(generated[-20:])!r} is not one token "
                 "of this tokenizer but several pieces of text, so no server would stop there. Add it to the "
@@ -214,13 +222,13 @@ class Tokeniser:
         """The span as an example of its own: the tokens of the prompt alone, then those of the generated text."""
         prompt, completion = document.text[: span.start], document.text[span.start : span.end]
         prompt_ids = self._encode([prompt])[0].ids
-        whole = self._decode(self._encode([prompt + completion])[0].ids)
+        texts = self._decode(self._encode([prompt + completion])[0].ids), self._decode(prompt_ids, completion)
         for anchor in ANCHORS:
             anchor_ids = self._encode([anchor])[0].ids if anchor else []
             anchored, tokens = len(anchor_ids), self._encode([anchor + completion])[0]
             generated = tokens.ids[anchored:]
-            if tokens.ids[:anchored] == anchor_ids and self._decode(prompt_ids + generated) == whole:
-                self._check_stop(document, generated)
+            if tokens.ids[:anchored] == anchor_ids and self._decode(prompt_ids + generated) in texts:
+                self._check_stop(document, span, generated)
                 start = len(prefix) + len(prompt_ids)
                 weights = [0.0] * start + [span.weight] * (len(generated) + len(document.ending))
                 moved = len(anchor) - span.start
@@ -233,9 +241,9 @@ class Tokeniser:
             "cannot be tokenised apart. Move the white space at the boundary from one to the other."
         )
 
-    def _decode(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int], then: str = "") -> str:
         text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return normalize("NFC", str(text))  # some tokenizers compose characters, which a boundary may keep apart
+        return normalize("NFC", f"{text}{then}")  # some tokenizers compose characters, which a boundary may keep apart
 
 
 def _shade(weights: list[float], tokens: _Tokens, shade: Shade, moved: int) -> None:
