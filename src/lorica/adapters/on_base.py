@@ -32,7 +32,7 @@ def beside_base(
         if progress is not None:
             progress(parameter)
         before = stored.read().float()
-        before = before if change.packed is None else change.packed.unpack(change.packed.pack(before))
+        before = before if change.packed is None else change.packed.rounded(before)
         after = change.apply(stored.read().float())
         before, after = (weight.t() if change.transposed else weight for weight in (before, after))
         if change.magnitude is None:

@@ -44,7 +44,7 @@ class LowRank:
     packed: Codec | None = None
 
     def apply(self, weight: Tensor) -> Tensor:
-        weight = weight if self.packed is None else self.packed.unpack(self.packed.pack(weight))
+        weight = weight if self.packed is None else self.packed.rounded(weight)
         weight = weight.t() if self.transposed else weight
         merged = torch.addmm(weight, self.up, self.down, alpha=self.scale)
         if self.magnitude is not None:

@@ -181,7 +181,5 @@ def _compared(path: Path, weights: Weights, form: Form, importances: Importances
         tuned, exported = change.apply(base), GgufTensor(parameter, written, place, stored.shape).read()
         step = max(1, base.shape[0] // SAMPLED_ROWS) if base.ndim > 1 else 1
         base, tuned, exported = (tensor[::step].contiguous() for tensor in (base, tuned, exported))
-        served = base
-        if base.ndim > 1:
-            served = codec(kind).unpack(codec(kind).pack(base, importances.get(place.tensor)))
+        served = base if base.ndim == 1 else codec(kind).rounded(base, importances.get(place.tensor))
         yield WrittenWeight(parameter, kind, base, tuned, served, exported)

@@ -30,19 +30,18 @@ BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*
 def write_peft(source: Source, weights: Weights, folder: Path, profile: str | None = None) -> Written:
     """Write the adapter into `folder`.
 
-    Raises ValueError for a full fine-tune, an unknown profile, and what the profile's reader refuses.
+    Raises ValueError for a full fine-tune, and for what the profile's reader refuses.
     """
+    assert profile is None or profile in PROFILES
     if source.whole:
         raise ValueError(f"the run in {source.path} trained the whole model, so there is no adapter. {INSTEAD}")
-    values, provenance, tensors = read_files(source.trained, weights.skeleton.model.config)
-    if profile == "vllm":
-        values, tensors = _uniform(source, weights, values)
-    elif profile is not None:
-        raise ValueError(f'there is no profile "{profile}"; there are {", ".join(PROFILES)}.')
     if profile is None and source.trained.is_dir():
         for name in (WEIGHTS, CONFIG):
             shutil.copyfile(source.trained / name, folder / name)
     else:
+        values, provenance, tensors = read_files(source.trained, weights.skeleton.model.config)
+        if profile is not None:
+            values, tensors = _uniform(source, weights, values)
         own = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
         write_safetensors(folder / WEIGHTS, tensors, own)
         write_json(folder / CONFIG, {"base_model_name_or_path": source.base_name} | values)

@@ -75,15 +75,9 @@ def kept_by_type(weights: Iterable[WrittenWeight]) -> dict[str, tuple[float, flo
             type_name = fallback(name, base.shape[1])
             if type_name == "F16" and name != "F16":
                 continue  # rows that do not divide into blocks of 32
-            served, exported = (_rounded(matrix, type_name) for matrix in (base, tuned))
+            served, exported = (codec(type_name).rounded(matrix) for matrix in (base, tuned))
             found[name].append(survival_of(WrittenWeight(weight.name, type_name, base, tuned, served, exported)))
     return {name: overall(entries) for name, entries in found.items() if entries}
-
-
-def _rounded(matrix: Tensor, type_name: str) -> Tensor:
-    """The matrix as that type gives it back."""
-    packing = codec(type_name)
-    return packing.unpack(packing.pack(matrix))
 
 
 def surviving_types(weights: Iterable[WrittenWeight]) -> list[str]:

@@ -74,27 +74,27 @@ def load_adapter(model: Any, path: str | Path, *, allow_other_base: bool = False
     unexpected or misshapen tensor, non-finite values, and another base than the one the adapter was trained on, unless
     `allow_other_base`. A GGUF file does not say what it was trained on: only its architecture and shapes are checked.
     """
-    folder = Path(path)
+    path = Path(path)
     module: Any = model if isinstance(model, nn.Module) else model.model
     check_bare(module)
-    values, metadata, tensors = read_files(folder, module.config if folder.is_file() else None)
+    values, metadata, tensors = read_files(path, module.config if path.is_file() else None)
     hashes = getattr(model, "hashes", {})
-    _check_base(folder, metadata, hashes, allow_other_base)
-    config = lora_config(values, part_of(folder, CONFIG))
+    _check_base(path, metadata, hashes, allow_other_base)
+    config = lora_config(values, part_of(path, CONFIG))
     adapter = Adapter(module, config, provenance=metadata, base_name=name_of(model))
     adapter.notes = [
-        f"the adapter in {folder} was trained with another {what} than the one beside this base"
+        f"the adapter in {path} was trained with another {what} than the one beside this base"
         for what in ("tokenizer", "template")
         if metadata.get(what) and hashes.get(what) and metadata[what] != hashes[what]
     ]
     trained, given = (known.get("weights", "as-is") for known in (metadata, hashes))
-    if folder.is_file():
-        adapter.notes.append(f"{folder} does not say which base it was trained on; a GGUF adapter never does")
+    if path.is_file():
+        adapter.notes.append(f"{path} does not say which base it was trained on; a GGUF adapter never does")
     elif trained != given and hashes:
-        adapter.notes.append(f"the adapter in {folder} was trained with model.weights {trained}; this base is {given}")
-    build(adapter, _targets(module, config, tensors, folder))
+        adapter.notes.append(f"the adapter in {path} was trained with model.weights {trained}; this base is {given}")
+    build(adapter, _targets(module, config, tensors, path))
     try:
-        _fill(adapter, tensors, folder)
+        _fill(adapter, tensors, path)
     except ValueError:
         adapter.detach()
         raise

@@ -92,6 +92,10 @@ class Codec(ABC):
             out[start:stop] = dense
         return out
 
+    def rounded(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
+        """`weight` (rows, columns) as the format gives it back, fp32. Raises ValueError as `pack`."""
+        return self.unpack(self.pack(weight, importance))
+
     @abstractmethod
     def unpack_rows(self, packed: Tensor, out: Tensor) -> None:
         """Write the weights of `packed` (rows, row bytes) to `out` (rows, columns), fp32 and contiguous."""
