@@ -15,6 +15,7 @@ from lorica.gguf.metadata import Metadata
 from lorica.gguf.read import TensorInfo
 from lorica.gguf.read_config import read_config
 from lorica.gguf.types import named
+from lorica.gguf.values import Value
 from lorica.gguf.write_config import write_config
 
 LLAMA3 = {
@@ -84,6 +85,12 @@ COMPARED = (
 # fmt: on
 
 
+def written(model: Any) -> tuple[dict[str, Value], dict[str, torch.Tensor], list[str]]:
+    found = architecture_of_type(model.config.model_type)
+    assert found is not None
+    return write_config(model.config, found, shapes(model))
+
+
 def shapes(model: Any) -> dict[str, tuple[int, ...]]:
     """Of the tensors of its file."""
     found = architecture_of_type(model.config.model_type)
@@ -95,7 +102,7 @@ def shapes(model: Any) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_a_config_survives_the_file(make: Callable[[], Any]) -> None:
     model = make()
-    values, factors, notes = write_config(model.config, shapes(model))
+    values, factors, notes = written(model)
     held = shapes(model) | {name: tuple(factor.shape) for name, factor in factors.items()}
     tensors = {name: TensorInfo(name, named("F32"), shape, 0, 0) for name, shape in held.items()}
     again = read_config(Metadata("a.gguf", values), tensors, factors.__getitem__)
@@ -130,7 +137,6 @@ def test_rows_of_heads_are_interleaved_as_llama_cpp_does(heads: int) -> None:
 
 
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
-    "no form": (tiny.gpt2, "gpt2 have no GGUF form"),
     "another activation": (lambda: tiny.llama(hidden_act="gelu"), r"hidden_act gelu \(llama.cpp computes with silu\)"),
     "another attention scale": (
         lambda: tiny.gemma2(query_pre_attn_scalar=7),
@@ -168,12 +174,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_llama_cpp_would_compute_otherwise_is_refused(make: Callable[[], Any], told: str) -> None:
     model = make()
     with pytest.raises(ValueError, match=told):
-        write_config(model.config, shapes(model))
+        written(model)
 
 
 def test_a_window_that_llama_cpp_lacks_is_said() -> None:
     model = tiny.mistral()
-    _, _, [note] = write_config(model.config, shapes(model))
+    _, _, [note] = written(model)
     assert "no sliding window for llama" in note and "5 tokens" in note
 
 

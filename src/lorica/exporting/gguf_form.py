@@ -15,7 +15,6 @@ from lorica.models.gguf_base import find_place
 from lorica.quant import codec, codec_of_type
 
 CHUNK = 1 << 24  # weights that are packed between two writes
-Progress = Callable[[int], None]
 
 
 @dataclass(frozen=True)

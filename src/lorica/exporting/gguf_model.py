@@ -121,7 +121,8 @@ def plan_converted(
     Raises ValueError for a model or a tokenizer that llama.cpp has no form of.
     """
     tensors = converted(weights, form)
-    metadata, factors, notes = write_config(form.config, {tensor.name: tensor.shape for tensor in tensors})
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    metadata, factors, notes = write_config(form.config, form.architecture, shapes)
     metadata |= {
         "general.type": text("model"),
         "general.name": text(name),

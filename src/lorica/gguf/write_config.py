@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from lorica.gguf.architectures import Architecture, architecture_of_type
+from lorica.gguf.architectures import Architecture
 from lorica.gguf.metadata import Metadata
 from lorica.gguf.read import TensorInfo
 from lorica.gguf.read_config import SIZES, read_config
@@ -28,16 +28,13 @@ INSTEAD = "Use --to merged."
 
 
 def write_config(
-    config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]]
+    config: PretrainedConfig, found: Architecture, shapes: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, Value], dict[str, Tensor], list[str]]:
-    """Metadata of the architecture for a transformers config, the fp32 tensors that belong to it (rope factors), and
-    lines the user should see. `shapes` are those of the file's other tensors.
+    """Metadata of the architecture `found` for a transformers config, the fp32 tensors that belong to it (rope
+    factors), and lines the user should see. `shapes` are those of the file's other tensors.
 
-    Raises ValueError for a model that has no GGUF form here, or that llama.cpp would compute otherwise.
+    Raises ValueError for a model that llama.cpp would compute otherwise.
     """
-    found = architecture_of_type(config.model_type)
-    if found is None:
-        raise ValueError(f"models of the type {config.model_type} have no GGUF form in Lorica.")
     if found.head == "own" and config.tie_word_embeddings:
         raise ValueError(f"llama.cpp's {found.name} has an output head of its own, and this model ties it. {INSTEAD}")
     name = found.name
