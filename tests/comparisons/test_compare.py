@@ -19,7 +19,7 @@ from lorica.cli import run as run_command
 from lorica.comparing import compare
 from lorica.comparing.compare import METHODS
 from lorica.comparing.methods import method_of, rates
-from lorica.comparing.runs import RunFailed
+from lorica.comparing.runs import RunFailed, in_a_process
 from lorica.comparing.terminal import print_comparison
 from lorica.config import default_learning_rate
 from lorica.evaluation.evaluation import Evaluation
@@ -74,6 +74,14 @@ def test_each_method_at_its_best_rate_with_several_seeds(base: dict[str, Any], t
     assert "<td>lora</td>" in (tmp_path / "out/comparison.html").read_text()
 
 
+class InProcesses(InThisProcess):
+    """Runs each command in a process of its own: this one holds on to some of what earlier runs took."""
+
+    def __call__(self, arguments: list[str]) -> int:
+        self.commands.append(arguments)
+        return in_a_process(arguments)
+
+
 @pytest.mark.slow
 def test_what_does_not_fit_is_planned(base: dict[str, Any], tmp_path: Path) -> None:
     """A budget that LoRA just fits in: full fine-tuning has the weights' gradients and moments besides."""
@@ -81,7 +89,7 @@ def test_what_does_not_fit_is_planned(base: dict[str, Any], tmp_path: Path) -> N
     parameters = sum(p.numel() for p in LlamaForCausalLM.from_pretrained(base["model"]).parameters())
     budget = plan(**base).peak_bytes + 5 * parameters
     base["system"] |= {"memory": f"{budget // 10**6}MB"}
-    command = InThisProcess()
+    command = InProcesses()
     found = compare(methods=["full", "lora"], seeds=1, out=tmp_path / "out", command=command, **base)
     assert [(row["name"], row["planned"]) for row in found.rows] == [("lora", False), ("full", True)]
     assert len(command.commands) == 3 and all("/lora-" in str(arguments[-1]) for arguments in command.commands)
