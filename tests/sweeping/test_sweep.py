@@ -9,6 +9,7 @@ import pytest
 from bases import sums, write_base, write_rows
 from lorica.config import ConfigError
 from lorica.run import train
+from lorica.run.reopen import open_for_answers, read_report
 from lorica.run.watch import Watcher
 from lorica.sweeping import sweep
 from lorica.sweeping.sweep import read_result
@@ -43,6 +44,9 @@ def test_the_best_is_finished_and_the_rest_is_stopped(base: dict[str, Any], tmp_
     assert read_result(tmp_path / "sweep") == json.loads(json.dumps(result.to_dict()))
     report = json.loads((tmp_path / "sweep/best/report.json").read_text())
     assert report["after"]["loss"] == pytest.approx(result.best["held_out_loss"], rel=1e-5)
+    for look in (read_report, open_for_answers):
+        with pytest.raises(ValueError, match=f"the best run is {tmp_path}/sweep/best"):
+            look(tmp_path / "sweep")
     page = (tmp_path / "sweep/sweep.html").read_text()
     assert page.count("<tr") == 7 and page.count('<svg class="chart"') == 2
 

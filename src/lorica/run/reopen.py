@@ -26,7 +26,7 @@ def read_report(run: str | Path) -> dict[str, Any]:
     folder = RunFolder(run)
     if not folder.report.is_file():
         if not folder.holds_a_run():
-            raise ValueError(f"{folder.path} holds no run (no {folder.config.name}).")
+            raise ValueError(f"{folder.path} holds no run (no {folder.config.name}).{_best_inside(folder.path)}")
         steps = max((record["step"] for record in folder.read_metrics()), default=0)
         raise ValueError(
             f"the run in {folder.path} has no report yet: it stands at step {steps}. Continue it with: lorica "
@@ -70,8 +70,16 @@ def open_for_answers(
                 "lorica.load."
             )
         return _open_adapter(name, folder, device, allow_other_base, base_only)
+    if _best_inside(folder):
+        raise ValueError(f"{path} holds no model, adapter or run of its own.{_best_inside(folder)}")
     base = load(path, device=device)
     return Opened(base, None, bool(base.tokenizer.chat_template))
+
+
+def _best_inside(folder: Path) -> str:
+    """Where to look in the folder of a sweep."""
+    best = RunFolder(folder / "best")
+    return f" It is a sweep's; the best run is {best.path}." if best.holds_a_run() else ""
 
 
 def _open_adapter(name: str, path: Path, device: str, allow_other_base: bool, base_only: bool) -> Opened:
