@@ -125,6 +125,20 @@ def test_stopped_anywhere_it_searches_once_and_ends_the_same(base: dict[str, Any
     assert settings[0] == settings[1]
     receipts = [read(tmp_path / name / "receipt.json")["settings_hash"] for name in ("run", "whole")]
     assert receipts[0] == receipts[1]
+    written = [(tmp_path / name / "config.yaml").read_text() for name in ("run", "whole")]
+    assert written[0] == written[1].replace(str(tmp_path / "whole"), str(tmp_path / "run")), "the origins too"
+
+
+def test_a_process_killed_between_the_files_that_name_the_rate(base: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(**base, out=str(tmp_path / "run"), watcher=Stopper(30))
+    config = tmp_path / "run/config.yaml"
+    found, whole = read(tmp_path / "run/learning_rate.json"), config.read_text()
+    assert f"  lr: {found['chosen']}  # derived" in whole
+    config.write_text(whole.replace(f"  lr: {found['chosen']}  # derived", "  lr: auto  # derived"))
+    train(resume=str(tmp_path / "run"))
+    assert config.read_text() == whole
+    assert max(record["lr"] for record in lines(tmp_path / "run/metrics.jsonl")) == pytest.approx(found["chosen"])
 
 
 def test_a_process_killed_while_it_saved_some_lanes(base: dict[str, Any], tmp_path: Path) -> None:

@@ -68,8 +68,7 @@ def begin(prepared: Prepared, watcher: Watcher, earlier: RunFolder | None = None
         if earlier is not None:
             shutil.copytree(earlier.checkpoints, run.checkpoints, dirs_exist_ok=True)
             shutil.copyfile(earlier.metrics, run.metrics)
-        write_json(run.receipt, receipt_of(prepared))
-        write_atomically(run.config, to_yaml(prepared.resolved).encode())  # last: it says that the folder holds a run
+        _write_settings(prepared, run)
         if subject is None:
             prepared = _searched(prepared, run, watcher)
             subject = prepare_subject(prepared, watcher)
@@ -92,12 +91,21 @@ def _searched(prepared: Prepared, run: RunFolder, watcher: Watcher) -> Prepared:
 
     found = search_learning_rate(prepared, run, watcher)
     resolved = derive(prepared.resolved, "train.lr", found["chosen"], f"{found['reason']} ({run.search.name})")
-    after, origins = replace(prepared, resolved=resolved), prepared.origins
-    if origins is not None:
-        after.origins = {**origins, "train.lr": settings_with_origins(resolved)["train.lr"]}
-    write_json(run.receipt, receipt_of(after) | ({"settings": after.origins} if after.origins is not None else {}))
-    write_atomically(run.config, to_yaml(resolved).encode())
+    after = replace(prepared, resolved=resolved)
+    if prepared.origins is not None:
+        after.origins = prepared.origins | {"train.lr": settings_with_origins(resolved)["train.lr"]}
+    _write_settings(after, run)
     return after
+
+
+def _write_settings(prepared: Prepared, run: RunFolder) -> None:
+    """The receipt and the configuration; those of a resumed run keep the origins of its first start."""
+    made, resolved = receipt_of(prepared), prepared.resolved
+    if prepared.origins is not None:
+        made["settings"] = prepared.origins
+        resolved = replace(resolved, origins={key: setting["origin"] for key, setting in prepared.origins.items()})
+    write_json(run.receipt, made)
+    write_atomically(run.config, to_yaml(resolved).encode())  # last: it says that the folder holds a run
 
 
 def _refuse_second_run(run: RunFolder) -> None:
@@ -122,7 +130,13 @@ def go_on(prepared: Prepared, watcher: Watcher) -> RunResult:
 
 
 def _go_on(prepared: Prepared, run: RunFolder, watcher: Watcher) -> RunResult:
+    rate = read_json(run.receipt)["settings"]["train.lr"]["value"]
+    killed_between = prepared.resolved.config.train.lr == "auto" != rate  # the two files that name what was found
+    if killed_between:
+        prepared = replace(prepared, resolved=derive(prepared.resolved, "train.lr", rate, "searched"))
     prepared.origins = check_same(run.receipt, prepared, run.config, watcher)["settings"]
+    if killed_between:
+        _write_settings(prepared, run)
     if prepared.resolved.config.train.lr == "auto":
         prepared = _searched(prepared, run, watcher)
     return execute(prepared, prepare_subject(prepared, watcher), run, watcher)
