@@ -113,13 +113,18 @@ class Page(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.open: list[str] = []
         self.links: list[str] = []
         self.text = ""
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.open += [tag] * (tag != "meta")
         self.links += [value or "" for name, value in attrs if name in ("src", "href") or name.startswith("on")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -136,7 +141,7 @@ def attacked() -> Preview:
 def test_the_page_needs_nothing_and_escapes_everything() -> None:
     rendered = render_page(attacked())
     page = Page(rendered)
-    assert "script" not in page.tags and "img" not in page.tags and page.links == []
+    assert page.open == [] and "script" not in page.tags and "img" not in page.tags and page.links == []
     assert "http" not in rendered and "@import" not in rendered and "url(" not in rendered
     assert page.text.count("<script>alert(1)</script>") >= 6 and "49" not in page.text
     assert "\x1b" not in rendered

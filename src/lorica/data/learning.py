@@ -13,8 +13,7 @@ But conversations differ in little that a template can see:
    definition.
 
 What conversations that begin alike have in common is learned once, and only when most of it comes a second time, since
-learning costs more than it saves once. All this decides how fast a row is done and never what becomes of it; one
-conversation in 64 goes the slow way too, whose result stands if it differs.
+learning costs more than it saves once. All this decides how fast a row is done and never what becomes of it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ from lorica.data.template import ChatTemplate
 from lorica.data.turns import NOT_IN_TURN, Turn, serve
 
 REMEMBERED = 16384  # beginnings of outlines
-AUDITED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,19 +167,8 @@ def locate(
         return None
     noticed = Findings()
     found = layout.served(template, conversation, texts, wanted, noticed)
-    if found is None or (_is_audited(found) and not _is_right(template, conversation, found)):
+    if found is None:
         return None
     for finding in noticed.all():
         findings.add(finding.name, conversation.source, finding.message)
     return found
-
-
-def _is_audited(found: Sequence[Served]) -> bool:
-    return len(found[-1].text) % AUDITED == 0
-
-
-def _is_right(template: ChatTemplate, conversation: Conversation, found: Sequence[Served]) -> bool:
-    """Whether the last turn is that of the slow way."""
-    last = found[-1].turns[-1]
-    turn = serve(template, conversation, last.index, Findings())
-    return found[-1].text == turn.text and last.start == len(turn.prompt)
