@@ -30,9 +30,10 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
             conversation.source,
             "No server generates a turn before any message, so it is context and not trained.",
         )
-    texts = locate(template, conversation, wanted, findings) if wanted else []
-    if texts is None:
-        texts = joined(serve(template, conversation, index, findings) for index in wanted)
+    with template.in_time():
+        texts = locate(template, conversation, wanted, findings) if wanted else []
+        if texts is None:
+            texts = joined(serve(template, conversation, index, findings) for index in wanted)
     if len(texts) > 1:
         findings.add(
             "history is rendered differently",

@@ -2,8 +2,9 @@
 
 A template asks its messages for `message.role` and the like a dozen times each. Jinja looks for an attribute first,
 which a dict does not have, raises, catches and then looks for the key; and it decides anew each time whether an
-attribute is safe. Here keys of dicts are taken at once, and each decision is kept: it depends only on the type and the
-name. Globals, which each rendering copies, are a dict and no chain of them. A rendering takes half the time.
+attribute is safe. Here keys of dicts and what namespaces hold are taken at once, and each decision is kept: it depends
+only on the type and the name. Globals, which each rendering copies, are a dict and no chain of them. A rendering takes
+half the time.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 METHODS = frozenset(dir(dict))
 
@@ -32,6 +34,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         if type(obj) is dict and attribute not in METHODS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if type(obj) is Namespace and not attribute.startswith("_"):
+            try:
+                return getattr(obj, attribute)
+            except AttributeError:
+                return self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:

@@ -75,7 +75,7 @@ class ChatTemplate:
         self.specials = _any_of(tokenizer.get_added_vocab())
         self.controls = _any_of(token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         self._variables = {**tokenizer.special_tokens_map, **(variables or {})}
-        self._time_limit = time_limit
+        self._time_limit, self._armed = time_limit, False
         self._compile: Callable[[str], Template] = _compile_as_served
         self._compiled: dict[bool, Template] = {}
         self.learned: dict[str, Any] = {}  # by others, who learn how it lays out conversations
@@ -83,7 +83,7 @@ class ChatTemplate:
     def compiled_by(self, compile: Callable[[str], Template]) -> ChatTemplate:
         """The same template, compiled by another function than the server's."""
         other = copy(self)
-        other._compile, other._compiled = compile, {}
+        other._compile, other._compiled, other._armed = compile, {}, False
         return other
 
     def prepared(self, conversation: Conversation) -> Conversation:
@@ -115,14 +115,36 @@ class ChatTemplate:
 
     def _render(self, conversation: Conversation, messages: list[Message], generate: bool) -> str:
         template = self._template(tools=conversation.tools is not None)
-        with _alarm(self._time_limit):
-            return template.render(
-                messages=messages,
-                tools=conversation.tools,
-                documents=None,
-                add_generation_prompt=generate,
-                **self._variables,
-            )
+        with self.in_time():
+            self._arm(self._time_limit)
+            try:
+                return template.render(
+                    messages=messages,
+                    tools=conversation.tools,
+                    documents=None,
+                    add_generation_prompt=generate,
+                    **self._variables,
+                )
+            finally:
+                self._arm(0)
+
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Within, a rendering that takes too long is stopped. Entered once for many: it costs as much as one."""
+        if self._armed or not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGALRM, _time_out)
+        self._armed = True
+        try:
+            yield
+        finally:
+            self._armed = False
+            signal.signal(signal.SIGALRM, before)
+
+    def _arm(self, seconds: float) -> None:
+        if self._armed:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _template(self, tools: bool) -> Template:
         """Compiled; a tokenizer may have a template of its own for conversations with tools."""
@@ -151,20 +173,6 @@ def _is_plain(message: Message) -> bool:
 @lru_cache(maxsize=16)
 def _compile_as_served(source: str) -> Template:
     return served_environment().from_string(source)
-
-
-@contextmanager
-def _alarm(seconds: float) -> Iterator[None]:
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGALRM, _time_out)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _time_out(number: int, frame: object) -> None:
