@@ -12,7 +12,7 @@ Five ways over the same conversations:
 - offsets: one rendering and its tokens with offsets, without any span: what is left of TRL's way for other templates;
 - two a turn: two renderings and tokenisations for each trained turn, one up to the prompt and one up to the answer.
 
-Conversations are of one length each, or *mixed*: of 2 to 40 messages, half of them with tools that are called now and
+Conversations are of one length each, or *mixed*: of 1 to 20 exchanges, half of them with tools that are called now and
 then, half of the answers with reasoning, so that hardly two are laid out alike.
 
 Speeds are relative to `encode`, from the processor time of one core; the spread is that of quartiles. Tokens are those
