@@ -134,6 +134,37 @@ def test_the_share_is_of_the_fall_in_loss(base: dict[str, Any], tmp_path: Path) 
     assert [share["low"], share["high"]] == pytest.approx([low, high], abs=0.25 * (high - low))
 
 
+class Diverging(InThisProcess):
+    """Runs at the rates in `diverges`, by their place, leave what a run does whose loss is no number."""
+
+    def __init__(self, *diverges: int) -> None:
+        super().__init__()
+        self.diverges = diverges
+
+    def __call__(self, arguments: list[str]) -> int:
+        if len(self.commands) not in self.diverges:
+            return super().__call__(arguments)
+        self.commands.append(arguments)
+        folder = RunFolder(Path(arguments[-1]).with_suffix("")) if arguments[-1].endswith(".yaml") else None
+        assert folder is not None
+        folder.path.mkdir()
+        folder.append_metrics({"step": 3, "loss": float("nan"), "grad_norm": float("inf")})
+        return 1
+
+
+def test_a_rate_that_diverges_is_told_and_not_tried_again(base: dict[str, Any], tmp_path: Path) -> None:
+    command = Diverging(0, 2)
+    found = compare(methods=["lora", "nf4"], seeds=1, out=tmp_path / "out", command=command, **base)
+    row = next(row for row in found.rows if row["name"] == "lora")
+    assert [loss is None for loss in row["lr_curve"].values()] == [True, False, True]
+    assert row["loss"] == list(row["lr_curve"].values())[1]
+    assert (tmp_path / "out/comparison.html").read_text().count(": diverged") == 2
+    again = InThisProcess()
+    assert compare(resume=tmp_path / "out", command=again).rows == found.rows and not again.commands
+    with pytest.raises(ValueError, match="lora diverged at every learning rate"):
+        compare(methods=["lora", "nf4"], seeds=1, out=tmp_path / "none", command=Diverging(0, 1, 2), **base)
+
+
 @pytest.mark.slow
 def test_a_run_that_fails_or_is_stopped_and_goes_on(base: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"lora-lr.*exit code 1.*lorica compare --resume"):

@@ -42,7 +42,8 @@ def test_the_rows_are_named_and_the_step_is_not_applied(tmp_path: Path, dropout:
     named = {word.rstrip(".,") for word in str(raised.value).split() if word.startswith("rows.jsonl:")}
     assert named == {"rows.jsonl:3", "rows.jsonl:8"}
     assert all(torch.equal(value, before[name]) for name, value in subject.state().items())
-    assert loop.run.read_metrics() == []
+    [told] = loop.run.read_metrics()
+    assert told["step"] == 1 and told["grad_norm"] is None and loop.run.diverged()
 
 
 def test_earlier_checkpoints_stay(tmp_path: Path) -> None:
@@ -57,6 +58,7 @@ def test_earlier_checkpoints_stay(tmp_path: Path) -> None:
     again = loop_of(with_a_bad_token(), examples, tmp_path, batch_size=2, steps=5, seed=1)
     again.resume()
     assert again.progress.step == loop.progress.step
+    assert not again.run.diverged(), "what came after the checkpoint is to be done again"
 
 
 def test_a_whole_step_gone_wrong_is_told_as_that(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from lorica import config as configuration
 from lorica.comparing.methods import Method, Planned, method_of, planned, rates
 from lorica.comparing.page import render_page
 from lorica.comparing.planned import plan_that_does_not_fit, planned_row
-from lorica.comparing.runs import Command, Finished, RunFailed, run
+from lorica.comparing.runs import Command, Finished, RunDiverged, RunFailed, run
 from lorica.comparing.table import rows
 from lorica.config import Resolved, to_yaml
 from lorica.evaluation.quantities import memory
@@ -119,10 +119,11 @@ class _Comparing:
         if not methods:
             needed = ", ".join(f"{row['name']} at least {memory(row['peak_memory_bytes'])}" for row in plans)
             raise ValueError(f"none of the methods fits in {memory(plans[0]['budget_bytes'])} of memory: {needed}.")
-        tried = {m.name: [self._run(m, lr, self.seeds[0]) for lr in self.rates[m.name]] for m in methods}
+        tried = {method.name: self._tried(method) for method in methods}
         chosen: dict[str, list[Finished]] = {}
         for method in methods:
-            best = min(tried[method.name], key=lambda finished: finished.loss)
+            finished = [run for run in tried[method.name].values() if run is not None]
+            best = min(finished, key=lambda run: run.loss)
             others = [self._run(method, best.plan.lr, seed) for seed in self.seeds[1:]]
             chosen[method.name] = [best, *others]
         found = Comparison(str(self.folder), [*rows(tried, chosen), *plans])
@@ -147,6 +148,22 @@ class _Comparing:
 
     def _planned(self, method: Method, lr: float, seed: int) -> Planned:
         return planned(self.resolved, method, lr, seed, str(self.folder / RUNS))
+
+    def _tried(self, method: Method) -> dict[float, Finished | None]:
+        """By learning rate the run of the first seed, None where it diverged."""
+        found: dict[float, Finished | None] = {}
+        for lr in self.rates[method.name]:
+            try:
+                found[lr] = self._run(method, lr, self.seeds[0])
+            except RunDiverged:
+                self.watcher.notice(f"{method.name} diverged at a learning rate of {lr:.3g}")
+                found[lr] = None
+        if not any(found.values()):
+            raise ValueError(
+                f"{method.name} diverged at every learning rate, {', '.join(f'{lr:.3g}' for lr in found)}. "
+                "Look at the rows with `lorica data check`, or leave the method out."
+            )
+        return found
 
     def _run(self, method: Method, lr: float, seed: int) -> Finished:
         plan = self._planned(method, lr, seed)

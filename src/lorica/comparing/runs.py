@@ -54,9 +54,16 @@ class RunFailed(ValueError):
         self.code = code
 
 
+class RunDiverged(RunFailed):
+    """Its loss or gradient became no number, as it would again."""
+
+
 def run(plan: Planned, folder: Path, command: Command | None = None) -> Finished:
-    """The finished run of `plan` in `folder`, run or continued where it has to be. Raises RunFailed."""
+    """The finished run of `plan` in `folder`, run or continued where it has to be. Raises RunFailed, and RunDiverged
+    without running again what has diverged."""
     where = RunFolder(folder)
+    if where.diverged():
+        raise RunDiverged(plan, folder, 1)
     if not where.report.exists():
         if where.holds_a_run():
             arguments = ["train", "--resume", str(folder)]
@@ -67,7 +74,7 @@ def run(plan: Planned, folder: Path, command: Command | None = None) -> Finished
             arguments = ["train", str(config)]
         code = (command or in_a_process)(arguments)
         if code != 0 or not where.report.exists():
-            raise RunFailed(plan, folder, code)
+            raise (RunDiverged if where.diverged() else RunFailed)(plan, folder, code)
     before, after = (Evaluation.from_dict(read_json(path)) for path in (where.before, where.after))
     return Finished(plan, folder, read_json(where.report), before, after)
 

@@ -16,23 +16,23 @@ from lorica.evaluation.bootstrap import LEVEL, RESAMPLES, ratio, resampled_count
 LEAST_IMPROVEMENT = 0.01
 
 
-def rows(tried: Mapping[str, Sequence[Finished]], chosen: Mapping[str, Sequence[Finished]]) -> list[dict[str, Any]]:
-    """A row for each method, the best first. `tried` are the runs of one seed at every learning rate, `chosen` those at
-    the best of them, one for each seed."""
+Tried = Mapping[float, Finished | None]  # by learning rate the run of the first seed, None where it diverged
+
+
+def rows(tried: Mapping[str, Tried], chosen: Mapping[str, Sequence[Finished]]) -> list[dict[str, Any]]:
+    """A row for each method, the best first. `chosen` are the runs at the best learning rate, one for each seed."""
     full = chosen.get(FULL)
     found = [_row(name, tried[name], runs, full) for name, runs in chosen.items()]
     return sorted(found, key=lambda row: row["loss"])
 
 
-def _row(
-    name: str, tried: Sequence[Finished], runs: Sequence[Finished], full: Sequence[Finished] | None
-) -> dict[str, Any]:
+def _row(name: str, tried: Tried, runs: Sequence[Finished], full: Sequence[Finished] | None) -> dict[str, Any]:
     measured = [run.report["measured"] for run in runs]
     return {
         "name": name,
         "planned": False,
         "settings": {"train.lr": runs[0].plan.lr},
-        "lr_curve": {f"{run.plan.lr:.3g}": run.loss for run in tried},
+        "lr_curve": {f"{lr:.3g}": None if run is None else run.loss for lr, run in tried.items()},
         "loss": fmean(run.loss for run in runs),
         "loss_by_seed": {str(run.plan.seed): run.loss for run in runs},
         "base_loss": runs[0].report["before"]["loss"],

@@ -108,6 +108,7 @@ class Loop:
         loss = self.accumulate(step)
         norm = self.optimiser.clip(self.config.max_grad_norm)
         if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.run.append_metrics({"step": step.number + 1, "loss": loss, "grad_norm": norm})
             culprits = rows_not_finite(self.subject, step, self.config.seed)
             raise NonFiniteError(step.number + 1, loss, norm, culprits, len(step.rows))
         if step.number == 0:

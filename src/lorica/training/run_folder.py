@@ -81,6 +81,11 @@ class RunFolder:
                 break
         return records
 
+    def diverged(self) -> bool:
+        """Whether the last step that was computed gave a loss or gradient that is no number, which ends a run."""
+        last = (self.read_metrics() or [{}])[-1]
+        return any(name in last and last[name] is None for name in ("loss", "grad_norm"))
+
     def truncate_metrics(self, step: int) -> None:
         """Drop what was recorded after `step`, which a resumed run will record again."""
         kept = [record for record in self.read_metrics() if record["step"] <= step]
