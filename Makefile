@@ -18,13 +18,13 @@ demo: setup
 	$(BIN)/lorica demo
 
 test: setup lint
-	$(PYTEST)
+	$(PYTEST) $(TEST_ARGS)
 
 test-slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow $(TEST_ARGS)
 
 test-soak: setup
-	$(PYTEST) -m soak
+	$(PYTEST) -m soak $(TEST_ARGS)
 
 # llama-cpp-python is built from source on the first call (about 15 minutes); JUDGE_ARGS=... are pytest's.
 judge: setup
