@@ -59,7 +59,7 @@ def main() -> None:
             microbatch_tokens=arguments.microbatch_tokens,
         )
         prepare(task, arguments.tokenizer, arguments.rows, tuple(arguments.columns), most_rows=arguments.most_rows)
-        result = surroundings() | {"command": [Path(word).name for word in sys.argv], "task": described(task)}
+        result = surroundings() | {"task": described(task)}
         result["peers"] = alternate(task, arguments.peers or list(PEERS), arguments.repeats)
         result["growth"] = growth(task, arguments.growth_repeats)
     result["parity"] = parity(result["peers"])

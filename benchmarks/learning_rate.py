@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results" / "learning_rate.json")
     parser.add_argument("--page", type=Path, help="Markdown page whose section between the learning-rate marks it is")
     arguments = parser.parse_args()
-    content = surroundings() | {"command": ["learning_rate.py", *sys.argv[1:]], "rows": arguments.rows, "tasks": {}}
+    content = surroundings() | {"rows": arguments.rows, "tasks": {}}
     if arguments.out.exists():
         content["tasks"] = json.loads(arguments.out.read_text(encoding="utf-8"))["tasks"]
     for task in arguments.tasks:

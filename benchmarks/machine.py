@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +13,8 @@ PACKAGES = ("lorica", "torch", "transformers", "peft", "trl", "accelerate", "dat
 
 
 def surroundings() -> dict[str, Any]:
-    """Machine, versions, commit and time, and how busy the machine is before anything is measured."""
+    """Machine, versions, commit, command and time, and how busy the machine is before anything is measured. Of paths in
+    the command their names alone are told."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -20,6 +22,7 @@ def surroundings() -> dict[str, Any]:
         "system": platform.platform(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "commit": commit(),
+        "command": [Path(word).name for word in sys.argv],
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -52,8 +52,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="Markdown page whose section between the quality marks is replaced")
     arguments = parser.parse_args()
     bench = Bench(arguments.data, arguments.work, arguments.threads, arguments.rows)
-    command = [Path(word).name for word in sys.argv]
-    content = surroundings() | {"base": _hash(BASE / "model.safetensors"), "command": command}
+    content = surroundings() | {"base": _hash(BASE / "model.safetensors")}
     for task in (TASKS[name] for name in arguments.tasks):
         found = {}
         for name in arguments.methods:

@@ -7,6 +7,7 @@ like any other), `comparison.json` and `comparison.html` (the result).
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -154,7 +155,8 @@ class _Comparing:
         found: dict[float, Finished | None] = {}
         for lr in self.rates[method.name]:
             try:
-                found[lr] = self._run(method, lr, self.seeds[0])
+                finished = self._run(method, lr, self.seeds[0])
+                found[lr] = finished if math.isfinite(finished.loss) else None
             except RunDiverged:
                 self.watcher.notice(f"{method.name} diverged at a learning rate of {lr:.3g}")
                 found[lr] = None

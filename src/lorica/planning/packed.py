@@ -39,8 +39,8 @@ def pack_like(model: Any, file: GgufModel, dtype: torch.dtype) -> None:
 
 def _pack(model: nn.Module, name: str, kind: Codec, dtype: torch.dtype) -> None:
     module_name = name.rpartition(".")[0]
-    module = model.get_submodule(module_name)
-    rows, columns = module.weight.shape  # type: ignore[misc]
+    module: Any = model.get_submodule(module_name)
+    rows, columns = module.weight.shape
     packed = torch.empty(rows, kind.row_bytes(columns), dtype=torch.uint8, device="meta")
     put_packed(model, module_name, kind, packed, dtype)
 

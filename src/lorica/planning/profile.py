@@ -4,6 +4,7 @@ operators."""
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -58,7 +59,7 @@ def product_rates(device: torch.device, dtype: torch.dtype) -> list[tuple[int, f
         if side == large:
             a, b = a.contiguous(), b.contiguous()
         out = torch.empty(large, large, device=device, dtype=dtype)
-        seconds = best_seconds(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device)  # type: ignore[misc]
+        seconds = best_seconds(partial(torch.mm, a, b, out=out), device)
         found.append((side, 2.0 * large * side * large / seconds))
         if seconds > SECONDS:  # a type that this machine multiplies in software: larger sides are no faster
             break

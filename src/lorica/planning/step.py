@@ -18,10 +18,10 @@ from lorica.training.run_folder import RunFolder
 from lorica.training.subject import Subject
 
 
-def decoder_layers(model: nn.Module) -> nn.ModuleList | None:
+def decoder_layers(model: Any) -> nn.ModuleList | None:
     """The list of decoder layers, None for a model that is not one list."""
     own = getattr(model, "base_model", model)
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)  # type: ignore[union-attr, operator]
+    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
     lists = [part for part in own.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
     return lists[0] if len(lists) == 1 else None
 
@@ -49,8 +49,8 @@ class Watch:
         layers: list[nn.Module] = list(decoder_layers(subject.model) or [])
         self.last = len(layers) - 1
         body = subject.engine.body if isinstance(subject.engine, HeadedEngine) else None
-        embedding: Any = subject.model.get_input_embeddings()  # type: ignore[operator]
-        embedding.register_forward_pre_hook(lambda *_: self.begin("embed"))
+        model: Any = subject.model
+        model.get_input_embeddings().register_forward_pre_hook(lambda *_: self.begin("embed"))
         for number, layer in enumerate(layers):
             lean = None if body is None else body.layers[number]
             if body is not None and isinstance(lean, LeanLayer):
