@@ -14,13 +14,16 @@ TITLES = {
     "e2e": "E2E NLG, meaning representation to sentence",
     "scan": "SCAN, command to actions (simple split)",
     "gsm8k": "GSM8K, word problem to worked answer",
+    "e2e_longer": "E2E NLG, three times the rows",
 }
 
 
-def summarise(found: Mapping[str, Best]) -> dict[str, dict[str, Any]]:
+def summarise(found: Mapping[str, Best], step_bytes: Mapping[str, int | None]) -> dict[str, dict[str, Any]]:
     """By method: at its best learning rate, over the seeds."""
-    full = found.get(FULL)
-    return {name: _row(name, tried, runs, None if full is None else full[1]) for name, (tried, runs) in found.items()}
+    full = found[FULL][1] if FULL in found else None
+    return {
+        name: _row(name, tried, runs, full) | {"step_bytes": step_bytes[name]} for name, (tried, runs) in found.items()
+    }
 
 
 def _row(
@@ -39,7 +42,6 @@ def _row(
         "share_of_full": None if full is None or name == FULL else share_of_improvement(runs, full),
         "metrics": metrics,
         "forgetting": fmean(forgetting) if forgetting else None,
-        "step_bytes": runs[0].report.get("plan", {}).get("tensor_bytes"),
         "seconds": fmean(run.report["measured"]["seconds"] for run in runs),
         "bytes_stored": sum(path.stat().st_size for path in runs[0].folder.glob("*/*.safetensors")),
     }

@@ -1,4 +1,4 @@
-"""Rows of the three tasks from their public releases: a training file, and a held-out file of distinct prompts."""
+"""Rows of the tasks from their public releases: a training file, and a held-out file of distinct prompts."""
 
 import csv
 import json
@@ -30,13 +30,14 @@ TASKS = {
         Task("e2e", 1_600, 200, 16, "bleu", 96),
         Task("scan", 2_400, 200, 16, "exact_match", 192),
         Task("gsm8k", 800, 150, 8, None),
+        Task("e2e_longer", 4_800, 200, 16, None),
     )
 }
 
 
 def write(task: Task, source: Path, folder: Path) -> tuple[Path, Path]:
     """`train.jsonl` and `held_out.jsonl` in `folder`, drawn with a fixed seed; no prompt is in both."""
-    pairs = {"e2e": _e2e, "scan": _scan, "gsm8k": _gsm8k}[task.name](source)
+    pairs = {"e2e": _e2e, "e2e_longer": _e2e, "scan": _scan, "gsm8k": _gsm8k}[task.name](source)
     paths = folder / "train.jsonl", folder / "held_out.jsonl"
     draw = random.Random(0)
     held_out = _distinct(draw.sample(pairs[1], len(pairs[1])), task.held_out)
