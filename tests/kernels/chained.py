@@ -66,7 +66,7 @@ class CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor, coefficients: Tensor, *settings: float) -> Tensor:
         gradient = logits.clone()
-        losses, _ = cross_entropy_(gradient, labels, coefficients, *settings)
+        losses = cross_entropy_(gradient, labels, coefficients, *settings)
         ctx.save_for_backward(gradient)
         ctx.settings = len(settings)
         return (losses * coefficients).sum()

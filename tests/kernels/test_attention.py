@@ -83,6 +83,29 @@ def test_values_and_gradients(
     assert_near((out, lse, *found), exact, 2e-6)
 
 
+@pytest.fixture
+def seven_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(7)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("seven_threads")
+def test_shared_keys_are_copied_where_that_keeps_more_threads_busy() -> None:
+    """Of the runs some leave seven threads without work and get copies of the keys, the others do not."""
+    lengths = [5] * 7 + [90, 2, 2]
+    q, k, v, dout = draw(lengths, 6, 2, 8)
+    documents = Documents.of(lengths, "cpu")
+    out, lse = attention(q, k, v, documents, 0.3)
+    with Watching() as watching:
+        found = attention_backward(dout, q, k, v, out, lse, documents, 0.3)
+    # dk and dv of the long document and of the two short ones are added up after the kernel, those of the seven in it.
+    assert watching.operations.count("aten.sum.dim_IntList") == 4
+    exact = exactly(q, k, v, dout, visible(lengths, None), 0.3, 0.0)
+    assert_near((out, lse, *found), exact, 2e-6)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("window", "softcap"), [(None, 0.0), (5, 0.0), (None, 2.0)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

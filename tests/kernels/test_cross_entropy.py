@@ -51,9 +51,8 @@ def test_losses_hits_and_gradients_are_those_of_torch(vocabulary: int, settings:
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses.double(), exact.detach(), rtol=1e-6, atol=2e-6)
     assert torch.equal(hits, untouched.argmax(-1) == labels)
-    again, hits_again = cross_entropy_(logits, labels, coefficients, *settings)
+    again = cross_entropy_(logits, labels, coefficients, *settings)
     torch.testing.assert_close(again, losses, rtol=1e-6, atol=2e-6)
-    assert torch.equal(hits, hits_again)
     torch.testing.assert_close(logits.double(), wide.grad, rtol=1e-4, atol=1e-7)
     assert logits[0].eq(0).all()  # its coefficient is 0
 
@@ -64,7 +63,7 @@ def test_bf16_logits_are_computed_in_fp32() -> None:
     wide = logits.double().requires_grad_()
     exact = exact_losses(wide, labels, 1.0, 30.0)
     (exact * coefficients).sum().backward()
-    losses, _ = cross_entropy_(logits, labels, coefficients, softcap=30.0)
+    losses = cross_entropy_(logits, labels, coefficients, softcap=30.0)
     torch.testing.assert_close(losses.double(), exact.detach(), rtol=1e-6, atol=2e-6)
     torch.testing.assert_close(logits.double(), wide.grad, rtol=2**-8, atol=1e-7)
 
@@ -84,7 +83,7 @@ def test_extreme_logits(row: list[float], label: int) -> None:
     wide = logits.double().requires_grad_()
     exact = exact_losses(wide, labels, 1.0, 0.0)
     exact.sum().backward()
-    losses, _ = cross_entropy_(logits, labels, torch.ones(1))
+    losses = cross_entropy_(logits, labels, torch.ones(1))
     torch.testing.assert_close(losses.double(), exact.detach(), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(logits.double(), wide.grad, rtol=1e-6, atol=1e-7)
 
@@ -94,16 +93,15 @@ def test_of_equal_logits_the_first_is_the_most_likely() -> None:
     labels = torch.tensor([1, 2, 3])
     expected = torch.tensor([True, False, False])
     assert torch.equal(cross_entropy(logits, labels)[1], expected)
-    assert torch.equal(cross_entropy_(logits, labels, torch.ones(3))[1], expected)
 
 
 def test_a_chunk_inside_a_wider_buffer() -> None:
     logits, labels, coefficients = rows_of(50)
     expected = logits.clone()
-    losses, _ = cross_entropy_(expected, labels, coefficients)
+    losses = cross_entropy_(expected, labels, coefficients)
     buffer = torch.full((6, 64), 7.0)
     buffer[:, :50] = logits
-    found, _ = cross_entropy_(buffer[:, :50], labels, coefficients)
+    found = cross_entropy_(buffer[:, :50], labels, coefficients)
     torch.testing.assert_close(found, losses)
     torch.testing.assert_close(buffer[:, :50], expected)
     assert buffer[:, 50:].eq(7).all()
@@ -112,4 +110,4 @@ def test_a_chunk_inside_a_wider_buffer() -> None:
 def test_no_rows() -> None:
     empty: Any = (torch.empty(0, 9), torch.empty(0, dtype=torch.int64))
     assert [found.shape for found in cross_entropy(*empty)] == [(0,), (0,)]
-    assert [found.shape for found in cross_entropy_(*empty, torch.empty(0))] == [(0,), (0,)]
+    assert cross_entropy_(*empty, torch.empty(0)).shape == (0,)

@@ -4,6 +4,8 @@ A chunk of logits is the largest tensor of a training step, and it is dead once 
 its gradient (as Liger does, Hsu et al. 2024, https://arxiv.org/abs/2410.10989) means that it is never held twice.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,13 +27,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: f
 
 def cross_entropy_(
     logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float = 1.0, softcap: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """As `cross_entropy`, and `logits` become the gradient of `sum(coefficients * losses)`, in their type.
+) -> Tensor:
+    """The losses alone, and `logits` become the gradient of `sum(coefficients * losses)`, in their type.
 
     `coefficients`: (rows,), in a training step each token's weight over the weights' total. A row of coefficient 0
     gives a zero gradient, so a chunk may be filled up with such rows.
     """
-    losses = _gradient_operator if is_traced(logits) else _cross_entropy_
+    losses: Callable[..., Tensor] = _gradient_operator if is_traced(logits) else _cross_entropy_
     return losses(logits, labels, coefficients, scale, softcap)
 
 
@@ -46,10 +48,10 @@ def cross_entropy_reference(
 
 def cross_entropy_reference_(
     logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float = 1.0, softcap: float = 0.0
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     z = widened(logits)  # the logits themselves or their fp32 copy: all that follows is written over it
     capped = apply_model_scaling_(z, scale, softcap)
-    largest, most_likely = z.max(-1)
+    largest = z.amax(-1)
     labelled = z.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     torch.softmax(z, -1, out=z)
     # The largest probability is exp(0) / sum, so it holds the sum that the loss needs.
@@ -62,7 +64,7 @@ def cross_entropy_reference_(
         z.mul_(scale)
     if z is not logits:
         logits.copy_(z)
-    return losses, most_likely == labels
+    return losses
 
 
 def apply_model_scaling_(logits: Tensor, scale: float, softcap: float) -> Tensor | None:
@@ -84,9 +86,7 @@ def _cross_entropy(logits: Tensor, labels: Tensor, scale: float, softcap: float)
     return cross_entropy_reference(logits, labels, scale, softcap)
 
 
-def _cross_entropy_(
-    logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float
-) -> tuple[Tensor, Tensor]:
+def _cross_entropy_(logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float) -> Tensor:
     if runs_triton(logits):
         from lorica.kernels.triton.cross_entropy import cross_entropy_triton_
 
@@ -100,15 +100,15 @@ _gradient_operator = torch.library.custom_op("lorica::cross_entropy_", _cross_en
 
 @_operator.register_fake
 def _(logits: Tensor, labels: Tensor, scale: float, softcap: float) -> tuple[Tensor, Tensor]:
-    return shape_only(logits)
+    losses = losses_of(logits)
+    return losses, torch.empty_like(losses, dtype=torch.bool)
 
 
 @_gradient_operator.register_fake
-def _(logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float) -> tuple[Tensor, Tensor]:
-    return shape_only(logits)
+def _(logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float, softcap: float) -> Tensor:
+    return losses_of(logits)
 
 
-def shape_only(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses and hits of these logits, without values."""
-    losses = logits.new_empty(logits.shape[0], dtype=torch.promote_types(logits.dtype, torch.float32))
-    return losses, torch.empty_like(losses, dtype=torch.bool)
+def losses_of(logits: Tensor) -> Tensor:
+    """Without values."""
+    return logits.new_empty(logits.shape[0], dtype=torch.promote_types(logits.dtype, torch.float32))

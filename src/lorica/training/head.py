@@ -93,7 +93,7 @@ class LossHead:
         """`coefficients * losses` (rows,) of a chunk of logits, which become their gradient."""
         most = self._rows(CHUNK_BYTES, 4, logits.device)
         parts = zip(*(values.split(most) for values in (logits, labels, coefficients)), strict=True)
-        losses = [cross_entropy_(z, right, c, self.scale, self.softcap)[0] for z, right, c in parts]
+        losses = [cross_entropy_(z, right, c, self.scale, self.softcap) for z, right, c in parts]
         return torch.cat(losses).mul_(coefficients)
 
 

@@ -29,7 +29,7 @@ def _row(
     labels: tl.tensor,  # (rows,) int64
     coefficients: tl.tensor,  # (rows,) fp32
     losses: tl.tensor,  # (rows,) fp32
-    hits: tl.tensor,  # (rows,) uint8
+    hits: tl.tensor,  # (rows,) uint8; not written beside a gradient
     vocabulary: int,
     row_stride: int,
     scale: float,
@@ -55,7 +55,8 @@ def _row(
             z = softcap * _tanh(z / softcap)
         attracted += tl.where(column == label, z, 0.0)
         z = tl.where(column < vocabulary, z, float("-inf"))
-        where = tl.where(z > largest, column, where)
+        if not GRADIENT:
+            where = tl.where(z > largest, column, where)
         grown = tl.maximum(largest, z)
         reference = tl.where(grown == float("-inf"), 0.0, grown)  # nothing but -inf so far
         total = total * tl.exp(largest - reference) + tl.exp(z - reference)
@@ -63,10 +64,11 @@ def _row(
     row_largest = tl.max(largest, axis=0)
     row_total = tl.sum(total * tl.exp(largest - row_largest), axis=0)
     tl.store(losses + row, (row_largest - tl.sum(attracted, axis=0)) + tl.log(row_total))
-    most_likely = tl.min(tl.where(largest == row_largest, where, vocabulary), axis=0)
-    tl.store(hits + row, (most_likely == label).to(tl.uint8))
 
-    if GRADIENT:
+    if not GRADIENT:
+        most_likely = tl.min(tl.where(largest == row_largest, where, vocabulary), axis=0)
+        tl.store(hits + row, (most_likely == label).to(tl.uint8))
+    else:
         coefficient = tl.load(coefficients + row)
         for start in range(0, vocabulary, COLUMNS):
             column = start + columns
@@ -84,33 +86,35 @@ def _row(
 def cross_entropy_triton(
     logits: Tensor, labels: Tensor, scale: float = 1.0, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    return _rows(as_rows(logits), labels, None, scale, softcap)
+    hits = torch.empty(len(logits), dtype=torch.bool, device=logits.device)
+    return _losses(as_rows(logits), labels, None, hits, scale, softcap), hits
 
 
 def cross_entropy_triton_(
     logits: Tensor, labels: Tensor, coefficients: Tensor, scale: float = 1.0, softcap: float = 0.0
-) -> tuple[Tensor, Tensor]:
+) -> Tensor:
     rows = as_rows(logits)
-    outcome = _rows(rows, labels, coefficients, scale, softcap)
+    losses = _losses(rows, labels, coefficients, None, scale, softcap)
     write_back(rows, logits)
-    return outcome
+    return losses
 
 
-def _rows(
-    logits: Tensor, labels: Tensor, coefficients: Tensor | None, scale: float, softcap: float
-) -> tuple[Tensor, Tensor]:
+def _losses(
+    logits: Tensor, labels: Tensor, coefficients: Tensor | None, hits: Tensor | None, scale: float, softcap: float
+) -> Tensor:
+    """With `coefficients` the logits become their gradient, without them `hits` are written."""
     losses = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
-    hits = torch.empty(len(logits), dtype=torch.bool, device=logits.device)
     weights = losses if coefficients is None else coefficients.float().contiguous()  # not read without them
+    flags = losses if hits is None else hits.view(torch.uint8)  # not written without them
     columns = min(BLOCK, triton.next_power_of_2(logits.shape[1]))
     launch(
         _row,
         (len(logits),),
-        *(logits, labels.contiguous(), weights, losses, hits.view(torch.uint8)),
+        *(logits, labels.contiguous(), weights, losses, flags),
         *(logits.shape[1], logits.stride(0), scale, softcap),
         tile=columns,
         SOFTCAP=softcap != 0.0,
         GRADIENT=coefficients is not None,
         COLUMNS=columns,
     )
-    return losses, hits
+    return losses
