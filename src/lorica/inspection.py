@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from lorica.adapters.folder import read_pairs
 from lorica.adapters.on_base import beside_base
 from lorica.adapters.pairs import Pair
@@ -16,8 +14,9 @@ from lorica.files import read_json
 from lorica.gguf.inspection import inspect_gguf
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
 from lorica.lora.peft_config import lora_config
-from lorica.lora.targets import rank_and_alpha, scaling
+from lorica.lora.targets import strength_of
 from lorica.models.locate import weight_files
+from lorica.models.stored import read_header
 from lorica.training.run_folder import RunFolder
 
 
@@ -83,31 +82,17 @@ def _gguf(path: Path) -> dict[str, Any]:
     return found | {"modules": modules}
 
 
-def _headers(files: list[Path]) -> dict[str, tuple[str, list[int]]]:
-    """Type and shape of every tensor, by name."""
-    found: dict[str, tuple[str, list[int]]] = {}
-    for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    part = file.get_slice(name)
-                    found[name] = (part.get_dtype(), part.get_shape())
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}).") from None
-    return found
-
-
 def _model(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     text = config.get("text_config") or config
     files = weight_files(folder)
-    tensors = _headers(files)
+    tensors = [held for file in files for held in read_header(file).values()]
     return {
         "kind": "model",
         "architecture": (config.get("architectures") or [config.get("model_type")])[0],
-        "parameters": sum(math.prod(shape) for _, shape in tensors.values()),
+        "parameters": sum(math.prod(shape) for _, shape in tensors),
         "tensors": len(tensors),
-        "stored_as": dict(Counter(dtype for dtype, _ in tensors.values())),
+        "stored_as": dict(Counter(dtype for dtype, _ in tensors)),
         "bytes": sum(file.stat().st_size for file in files),
         "layers": text.get("num_hidden_layers", text.get("n_layer")),
         "hidden_size": text.get("hidden_size", text.get("n_embd")),
@@ -129,8 +114,7 @@ def _adapter(folder: Path) -> dict[str, Any]:
     config = lora_config(values, folder / CONFIG)
     provenance, tensors = read_weights(folder)
     pairs = read_pairs(tensors, config, folder)
-    scales = {name: scaling(*rank_and_alpha(name, config), config.use_rslora) for name in pairs}
-    modules = [_described(name, pair, scales[name]) for name, pair in pairs.items()]
+    modules = [_described(name, pair, strength_of(name, config).scale) for name, pair in pairs.items()]
     return {
         "kind": "adapter",
         "base": values.get("base_model_name_or_path"),

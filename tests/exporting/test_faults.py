@@ -108,6 +108,17 @@ def test_combinations_that_mean_nothing(adapter: Path, tmp_path: Path) -> None:
     refuse(tmp_path, "as it was trained", lambda: export(adapter, "peft", type="F16"))
 
 
+def test_a_weight_of_the_base_that_a_type_cannot_hold(tmp_path: Path) -> None:
+    """One that the adapter leaves alone: bf16 reaches further than the fp16 that is asked for."""
+    model = tiny.llama()
+    with torch.no_grad():
+        model.model.norm.weight[3] = 1e5
+    base = made.write_model(tmp_path / "base", model, torch.bfloat16)
+    folder, _ = made.write_adapter(tmp_path / "adapter", base, target_modules=["q_proj"])
+    call = partial(export, folder, "merged", out=tmp_path / "out", type="F16", proof=False)
+    refuse(tmp_path, r"model\.norm\.weight would hold NaN or infinite", call)
+
+
 def test_values_that_a_type_cannot_hold(base: Path, tmp_path: Path) -> None:
     folder, _ = made.write_adapter(tmp_path / "adapter", base, size=9.0, alpha=65536, target_modules=["q_proj"], r=1)
     refuse(tmp_path, "NaN or infinite", lambda: export(folder, "merged", out=tmp_path / "out", type="F16"))

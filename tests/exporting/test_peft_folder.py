@@ -72,6 +72,9 @@ def test_an_adapter_with_peft_s_copy_of_the_embedding(base: Path, tmp_path: Path
     key = "base_model.model.model.embed_tokens.weight"
     save_file(tensors | {key: embedding}, folder / "adapter_model.safetensors")
     assert export(folder, "merged", out=tmp_path / "out", base=base).ok
+    for to, profile in (("peft", None), ("peft", "vllm"), ("gguf-adapter", None)):
+        result = export(folder, to, profile=profile, out=tmp_path / f"{to}-{profile}", base=base)
+        assert result.ok and result.proof is not None and len(result.proof.weights) == 2
     save_file(tensors | {key: embedding + 1}, folder / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="not what this base has"):
         export(folder, "merged", out=tmp_path / "other", base=base, proof=False)

@@ -236,6 +236,25 @@ def test_a_failed_load_into_an_adapter_changes_nothing(saved: Path) -> None:
     assert all(torch.equal(adapter.state()[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize("changed", [{"alpha": 9}, {"use_rslora": True}, {"trainable_token_indices": [5, 3]}])
+def test_weights_mean_something_else_under_other_settings(changed: dict[str, Any], tmp_path: Path) -> None:
+    fields = {"r": 3, "alpha": 8, "target_modules": ["q_proj"], "trainable_token_indices": [3, 5]}
+    saved = tiny.randomise(attach(tiny.llama(), **fields), 0.3)
+    saved.save(tmp_path)
+    again = attach(tiny.llama(), **fields)
+    again.load(tmp_path)
+    assert all(torch.equal(again.state()[name], tensor) for name, tensor in saved.state().items())
+    with pytest.raises(ValueError, match=r"has the scale|rows of other tokens"):
+        attach(tiny.llama(), **fields | changed).load(tmp_path)
+
+
+def test_a_loaded_adapter_drops_nothing(tmp_path: Path) -> None:
+    adapter = tiny.randomise(attach(tiny.llama(), r=3, alpha=8, dropout=0.5))
+    adapter.save(tmp_path)
+    loaded = load_adapter(tiny.llama(), tmp_path)
+    assert torch.equal(tiny.logits(loaded.model, tiny.tokens()), tiny.logits(adapter.eval().model, tiny.tokens()))
+
+
 def test_an_adapter_that_is_not_finite_is_not_saved(saved: Path) -> None:
     before = [(file.name, file.read_bytes()) for file in sorted(saved.iterdir())]
     adapter = attach(tiny.llama(), **FIELDS)

@@ -22,6 +22,10 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "some of a kind": (tiny.llama, {"target_modules": ["layers.1.self_attn.q_proj", "up_proj"]}),
     "regular expression": (tiny.llama, {"target_modules": r".*\.1\.mlp\..*_proj"}),
     "one layer": (tiny.llama, {"target_modules": ["k_proj"], "layers_to_transform": [0], "layers_pattern": ["layers"]}),
+    "whole names beside one layer": (
+        tiny.llama,
+        {"target_modules": ["v_proj", "model.layers.1.mlp.up_proj"], "layers_to_transform": 0},
+    ),
     "exclusion": (tiny.llama, {"target_modules": "all-linear", "exclude_modules": r".*\.0\..*"}),
     "patterns": (
         tiny.llama,
@@ -122,6 +126,15 @@ def test_patterns_and_copies_that_match_nothing_are_allowed_in_an_adapter_that_p
     tiny.peft_twin(tiny.llama(), r=3, lora_alpha=6, target_modules=["q_proj"], **fields).save_pretrained(tmp_path)
     adapter = load_adapter(tiny.llama(), tmp_path)
     assert {(name.rsplit(".", 1)[-1], layer.r) for name, layer in adapter.layers.items()} == {("q_proj", 3)}
+
+
+def test_empty_lists_are_none_given_as_in_peft(tmp_path: Path) -> None:
+    twin = tiny.peft_twin(tiny.llama(), r=3, lora_alpha=7, target_modules=["q_proj"])
+    twin.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    empty = {"layers_to_transform": [], "layers_pattern": "", "exclude_modules": [], "modules_to_save": []}
+    path.write_text(json.dumps(json.loads(path.read_text()) | empty))
+    assert_same(load_adapter(tiny.llama(), tmp_path).model, PeftModel.from_pretrained(tiny.llama(), tmp_path).eval())
 
 
 def test_the_copy_of_the_embedding_that_peft_saves_must_be_this_bases(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from torch import Tensor
 import tiny_models as tiny
 from lorica.adapters import merge_adapters, resize_adapter
 from lorica.exporting.changes import read_changes
-from lorica.exporting.skeleton import skeleton
+from lorica.exporting.skeleton import Skeleton
 from lorica.lora import Lane, attach, load_adapter
 from lorica.lora.leading import leading_directions
 from lorica.lora.weights import is_packed
 from lorica.models import Base, load
+from lorica.models.directory import read_config
+from lorica.models.skeleton import empty_model
 from lorica.quant import codec, pack_model
 
 SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -173,7 +175,8 @@ def test_a_merge_is_into_the_packed_weights(folder: Path, tmp_path: Path) -> Non
     base = packed(folder)
     adapter = tiny.randomise(attach(base, init_lora_weights="loftq", **FIELDS), 0.02)
     adapter.save(tmp_path)
-    changes = read_changes(skeleton(folder, str(folder), base.hashes["base"]), tmp_path).by_parameter
+    bones = Skeleton(empty_model(read_config(folder), torch.float32), str(folder), {"base": base.hashes["base"]})
+    changes = read_changes(bones, tmp_path).by_parameter
     originals = dense(folder)
     for name, layer in adapter.layers.items():
         merged = changes[f"{name}.weight"].apply(originals.get_parameter(f"{name}.weight").data)

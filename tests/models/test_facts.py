@@ -53,7 +53,12 @@ def test_other_names_of_the_longest(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("tokenizer.json", "{", "no tokenizer that transformers can read"),
-        ("config.json", "{", "config.json: transformers cannot read it"),
+        ("config.json", "{", "config.json is not valid JSON"),
+        (
+            "config.json",
+            '{"model_type": "llama", "hidden_size": "wide"}',
+            r"config.json: transformers .* cannot read it",
+        ),
         ("generation_config.json", "{", "generation_config.json cannot be read"),
     ],
 )

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 import tiny_models as tiny
 from lorica.models import load
+from lorica.models.fingerprint import hash_weight_files
 
 WEIGHTS = "model.safetensors"
 
@@ -77,6 +78,28 @@ def shard(folder: Path) -> dict[str, str]:
 def test_shards_are_the_same_base(folder: Path, pristine: Path) -> None:
     shard(folder)
     assert load(folder, device="cpu").hashes == load(pristine, device="cpu").hashes
+
+
+def test_of_one_file_and_shards_that_were_left_behind_the_one_file_is_the_base(folder: Path, pristine: Path) -> None:
+    """As transformers, which loads it, so that what is hashed and exported is what was trained on."""
+    shard(folder)
+    whole = load_file(pristine / WEIGHTS)
+    save_file({name: tensor + 0.5 for name, tensor in whole.items()}, folder / WEIGHTS, {"format": "pt"})
+    base, other = load(folder, device="cpu"), load(pristine, device="cpu")
+    assert torch.equal(base.model.model.norm.weight, other.model.model.norm.weight + 0.5)
+    assert base.hashes["base"] == hash_weight_files([folder / WEIGHTS]) != other.hashes["base"]
+
+
+def test_a_precision_and_a_device_by_another_name(folder: Path) -> None:
+    with pytest.raises(ValueError, match='precision is "float32"; expected auto, bf16 or fp32'):
+        load(folder, dtype="float32")
+    with pytest.raises(ValueError, match=r"cuda:7, which torch .* does not see"):
+        load(folder, device="cuda:7")
+
+
+def write_index(folder: Path, content: str) -> None:
+    drop(folder, WEIGHTS)
+    (folder / "model.safetensors.index.json").write_text(content)
 
 
 def drop(folder: Path, *names: str) -> None:
@@ -148,9 +171,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lambda f: save_again(f, not_a_number), r"layers.1.mlp.up_proj.weight holds NaN"),
     "missing shard": (lacks_a_shard, r"lacks 1 of its 3 weight shards \(model-0000[123]-of-00003"),
     "shard without a tensor": (lacks_a_tensor_of_a_shard, r"lacks 1 tensors.*layers.1.mlp.up_proj"),
-    "broken index": (lambda f: (f / "model.safetensors.index.json").write_text("{"), "index.json is not valid JSON"),
-    "empty index": (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json .*weight_map"),
-    "list as index": (lambda f: (f / "model.safetensors.index.json").write_text("[1]"), "index.json holds a list"),
+    "broken index": (lambda f: write_index(f, "{"), "index.json is not valid JSON"),
+    "empty index": (lambda f: write_index(f, "{}"), "index.json .*weight_map"),
+    "list as index": (lambda f: write_index(f, "[1]"), "index.json holds a list"),
     "no config": (lambda f: drop(f, "config.json"), "has no config.json"),
     "broken config": (lambda f: (f / "config.json").write_text('{"model_type":'), "config.json is not valid JSON"),
     "list as config": (lambda f: (f / "config.json").write_text("[1]"), "config.json"),

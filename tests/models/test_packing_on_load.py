@@ -15,9 +15,11 @@ from transformers import OlmoConfig, OlmoForCausalLM
 import tiny_models as tiny
 from lorica.lora import attach, load_adapter
 from lorica.models import load
-from lorica.models.packing import choose_types
+from lorica.models.directory import read_config
+from lorica.models.locate import weight_files
+from lorica.models.packing import choose_types, read_packed
 from lorica.models.skeleton import empty_model
-from lorica.models.stored import StoredTensors
+from lorica.models.stored import StoredTensor
 from lorica.quant import codec
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -51,8 +53,7 @@ def packed_by_hand(model: Any, types: dict[str, str]) -> Any:
 def test_the_same_as_packing_the_loaded_model(tmp_path: Path, weights: str, make: Any) -> None:
     model = make()
     base = load(saved(model, tmp_path), device="cpu", dtype="fp32", weights=weights)
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    _, types = choose_types(empty_model(model.config, torch.float32), weights, tied)
+    _, types = choose_types(empty_model(model.config, torch.float32), weights)
     expected = tiny.logits(packed_by_hand(model, types), tiny.tokens())
     assert torch.allclose(tiny.logits(base.model, tiny.tokens()), expected, atol=1e-5)
     assert base.hashes["weights"] == weights
@@ -65,7 +66,7 @@ def shapes(**fields: Any) -> Any:
 
 def test_llama_cpps_mixture() -> None:
     """The types that llama-quantize gave a Llama of eight layers as Q4_K_M."""
-    _, types = choose_types(shapes(), "q4_k_m", set())
+    _, types = choose_types(shapes(), "q4_k_m")
     better = [0, 3, 6, 7]  # the first and last eighth, and every third between
     for layer in range(8):
         expected = "Q6_K" if layer in better else "Q4_K"
@@ -76,13 +77,13 @@ def test_llama_cpps_mixture() -> None:
 
 
 def test_nf4_leaves_embeddings_and_head_alone() -> None:
-    _, types = choose_types(shapes(), "nf4", set())
+    _, types = choose_types(shapes(), "nf4")
     assert len(types) == 8 * 7 and set(types.values()) == {"NF4"}
 
 
 def test_the_usual_names_tell_values_and_down_projections() -> None:
     config = OlmoConfig(**tiny.COMMON | {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8})
-    _, types = choose_types(empty_model(config, torch.float32), "q4_k_m", set())
+    _, types = choose_types(empty_model(config, torch.float32), "q4_k_m")
     assert types["model.layers.0.self_attn.v_proj.weight"] == types["model.layers.7.mlp.down_proj.weight"] == "Q6_K"
     assert types["model.layers.1.self_attn.v_proj.weight"] == types["model.layers.0.self_attn.q_proj.weight"] == "Q4_K"
 
@@ -101,18 +102,19 @@ def test_one_tensor_is_dense_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
     """Counts the values that are dense at once, from when a tensor is read to when it is packed."""
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0
-    read = StoredTensors.__getitem__
+    read = StoredTensor.read
 
-    def watched(stored: Any, name: str) -> torch.Tensor:
+    def watched(stored: StoredTensor) -> torch.Tensor:
         nonlocal most
-        tensor = read(stored, name)
-        if tensor.ndim == 2 and "embed" not in name:
+        tensor = read(stored)
+        if tensor.ndim == 2 and "embed" not in stored.name:
             alive.append(weakref.ref(tensor))
             most = max(most, sum(reference() is not None for reference in alive))
         return tensor
 
-    monkeypatch.setattr(StoredTensors, "__getitem__", watched)
-    load(saved(tiny.llama(**SIZES), tmp_path), device="cpu", weights="q8_0")
+    monkeypatch.setattr(StoredTensor, "read", watched)
+    folder = saved(tiny.llama(**SIZES), tmp_path)
+    read_packed(folder, weight_files(folder), read_config(folder), torch.float32, "q8_0")
     assert len(alive) == 15 and most == 1
 
 

@@ -17,7 +17,7 @@ from lorica.config import LoraConfig
 from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
 from lorica.lora.peft_config import PREFIX, lora_config
-from lorica.lora.targets import rank_and_alpha, scaling
+from lorica.lora.targets import strength_of
 
 ENDINGS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 
@@ -75,8 +75,7 @@ def read_pairs(tensors: Mapping[str, Tensor], config: LoraConfig, folder: Path) 
             if missing:
                 raise ValueError(f"{folder / WEIGHTS} has half a pair, no {missing[0]}; the adapter is incomplete.")
             name = stem.removeprefix(PREFIX)
-            scale = scaling(*rank_and_alpha(name, config), config.use_rslora)
-            found[name] = _pair(tensors, down, up, scale, folder)
+            found[name] = _pair(tensors, down, up, strength_of(name, config).scale, folder)
     return dict(sorted(found.items()))
 
 

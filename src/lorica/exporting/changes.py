@@ -18,7 +18,7 @@ from lorica.lora.layer import LoraEmbedding, LoraLayer
 from lorica.lora.peft_config import PREFIX, lora_config
 from lorica.lora.targets import find_targets, tied_pair
 from lorica.lora.weights import is_transposed
-from lorica.models.packing import choose_types, tied_names
+from lorica.models.packing import choose_types
 from lorica.models.stored import Stored
 from lorica.quant import Codec, codec
 
@@ -86,28 +86,13 @@ class NewRows:
 
 
 @dataclass(frozen=True)
-class Unchanged:
-    """The copy of a base weight that PEFT saved with an adapter."""
-
-    name: str
-    value: Tensor
-
-    def apply(self, weight: Tensor) -> Tensor:
-        if not torch.equal(self.value.to(weight.dtype), weight):
-            raise ValueError(
-                f"the adapter holds a copy of {self.name} that is not what this base has: it was made on another base, "
-                "or with resized embeddings. Export it on the base it was made on."
-            )
-        return weight
-
-
-@dataclass(frozen=True)
 class Changes:
-    """`by_parameter`: a change for each parameter that is not the base's. `tied`: (embedding, head) parameter names if
-    the base has one weight for both, and `untie` whether the fine-tune makes them two. `notes` are lines the
-    user should see."""
+    """`by_parameter`: a change for each parameter that is not the base's. `copies`: what PEFT saved of the base itself.
+    `tied`: (embedding, head) parameter names if the base has one weight for both, and `untie` whether the fine-tune
+    makes them two. `notes` are lines the user should see."""
 
     by_parameter: dict[str, Change]
+    copies: dict[str, Tensor] = field(default_factory=dict)
     tied: tuple[str, str] | None = None
     untie: bool = False
     notes: list[str] = field(default_factory=list)
@@ -123,17 +108,15 @@ def read_changes(base: Skeleton, path: Path, *, allow_other_base: bool = False) 
     config = lora_config(values, part_of(path, CONFIG))
     tokens = find_targets(base.model, config, every_name_matches=False).rows
     packing = packing_of(path)
-    types = choose_types(base.model, packing, tied_names(base.model))[1]
+    types = choose_types(base.model, packing)[1]
     if pair is not None:
         types[f"{pair[1]}.weight"] = types.get(f"{pair[0]}.weight", "")
     held = base if packing == "as-is" else replace(base, hashes=base.hashes | {"weights": packing})
     adapter = load_adapter(held, path, allow_other_base=allow_other_base)
     tensors = {key.removeprefix(PREFIX): value for key, value in read.items()}
     used = {key.removeprefix(PREFIX) for key in adapter_tensors(adapter)}
+    copies = {key.replace(".base_layer.", "."): tensors[key] for key in tensors.keys() - used}
     found: dict[str, Change] = {}
-    for key in tensors.keys() - used:
-        name = key.replace(".base_layer.", ".")
-        found[name] = Unchanged(name, tensors[key])
     for name, layer in adapter.layers.items():
         change, type_name = _low_rank(name, layer, tensors), types.get(f"{name}.weight")
         found[f"{name}.weight"] = replace(change, packed=codec(type_name)) if type_name else change
@@ -145,7 +128,8 @@ def read_changes(base: Skeleton, path: Path, *, allow_other_base: bool = False) 
         rows = tensors[f"{source}.token_adapter.trainable_tokens_delta"].float()
         found[f"{name}.weight"] = NewRows(tokens[source], rows)
     adapter.detach()
-    return _with_tie(found, pair, adapter.notes)
+    tied = None if pair is None else (f"{pair[0]}.weight", f"{pair[1]}.weight")
+    return Changes(found, copies, tied, tied is not None and _take_head(found, tied), adapter.notes)
 
 
 def _low_rank(name: str, layer: LoraLayer, tensors: dict[str, Tensor]) -> LowRank:
@@ -162,15 +146,12 @@ def _low_rank(name: str, layer: LoraLayer, tensors: dict[str, Tensor]) -> LowRan
     )
 
 
-def _with_tie(found: dict[str, Change], pair: tuple[str, str] | None, notes: list[str]) -> Changes:
-    if pair is None:
-        return Changes(found, notes=notes)
-    embedding, head = (f"{name}.weight" for name in pair)
-    first, second = found.get(embedding), found.get(head)
-    untie = not _same(first, second)
+def _take_head(found: dict[str, Change], tied: tuple[str, str]) -> bool:
+    """Whether the fine-tune makes two weights of a tied pair; where not, the embedding's change is that of both."""
+    untie = not _same(*(found.get(name) for name in tied))
     if not untie:
-        found.pop(head, None)
-    return Changes(found, (embedding, head), untie, notes)
+        found.pop(tied[1], None)
+    return untie
 
 
 def _same(first: Change | None, second: Change | None) -> bool:

@@ -48,10 +48,8 @@ class Output:
         if self.change is not None:
             tensor = self.change.apply(tensor.float())
         made = tensor.to(self.dtype)
-        if self.change is not None and not torch.isfinite(made).all():
-            raise ValueError(
-                f"merging gives NaN or infinite values in {self.name} as {self.dtype}; nothing was written."
-            )
+        if not torch.isfinite(made).all():
+            raise ValueError(f"{self.name} would hold NaN or infinite values as {self.dtype}; nothing was written.")
         return made
 
 
@@ -71,7 +69,7 @@ def write_merged(
     files = planned(weights, dtype)
     check_space(folder, sum(output.bytes for outputs in files.values() for output in outputs))
     _write_files(folder, files, progress)
-    _write_index(source, folder, files)
+    _write_index(folder, files)
     _copy_the_rest(source, folder)
     untied = weights.changes.tied if weights.changes.untie else None
     _write_config(folder, untied is not None, dtype)
@@ -137,8 +135,8 @@ def _dtype(stored: StoredTensor, wanted: torch.dtype | None) -> torch.dtype:
     return wanted if wanted is not None and stored.dtype.is_floating_point else stored.dtype
 
 
-def _write_index(source: Source, folder: Path, files: dict[str, list[Output]]) -> None:
-    if len(files) == 1 and not (source.base / INDEX).is_file():
+def _write_index(folder: Path, files: dict[str, list[Output]]) -> None:
+    if list(files) == ["model.safetensors"]:
         return
     outputs = [(output, file) for file, outputs in files.items() for output in outputs]
     total = sum(output.bytes for output, _ in outputs)

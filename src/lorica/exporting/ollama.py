@@ -19,7 +19,7 @@ from lorica.exporting.source import Source
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.files import write_atomically
-from lorica.models.facts import UNREADABLE
+from lorica.models.directory import UNREADABLE
 from lorica.models.fingerprint import Progress
 
 Messages = Sequence[Mapping[str, str]]

@@ -45,7 +45,7 @@ def write_peft(source: Source, weights: Weights, folder: Path, profile: str | No
         own = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
         write_safetensors(folder / WEIGHTS, tensors, own)
         write_json(folder / CONFIG, {"base_model_name_or_path": source.base_name} | values)
-    for path in sorted({path for pattern in BESIDE for path in source.trained.glob(pattern)}):
+    for path in sorted({path for pattern in BESIDE for path in source.trained.glob(pattern) if path.is_file()}):
         shutil.copyfile(path, folder / path.name)
     return Written(
         sorted(folder.iterdir()),

@@ -126,7 +126,7 @@ def open_trained(source: Source, dtype: str, adapter: Path | None = None) -> Ope
     base = load(place, dtype=dtype, tokenizer=source.tokenizer, weights=source.packing)
     found = None
     if not source.whole:
-        found = load_adapter(base, adapter or source.trained, allow_other_base=source.allow_other_base).eval()
+        found = load_adapter(base, adapter or source.trained, allow_other_base=source.allow_other_base)
     return Opened(base, found, source.conversational(base))
 
 

@@ -4,14 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from lorica.exporting.changes import Change, Changes, Trained, read_changes
 from lorica.exporting.gguf_form import form_of, gguf_tensors
-from lorica.exporting.skeleton import Skeleton, skeleton, skeleton_of
+from lorica.exporting.skeleton import Skeleton
 from lorica.exporting.source import Source
 from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel, open_model
+from lorica.models import directory
 from lorica.models.fingerprint import Progress, hash_gguf, hash_weight_files
 from lorica.models.locate import weight_files
+from lorica.models.skeleton import empty_model
 from lorica.models.stored import Stored, StoredTensor, stored_tensors
 
 
@@ -65,11 +69,12 @@ def base_weights(base: Path, name: str, progress: Progress | None = None) -> Wei
     if base.is_file():
         file = open_model(base)
         config = read_config(file.metadata, file.tensors, file.values)
-        bones = skeleton_of(config, name, hash_gguf(file, progress))
+        bones = Skeleton(empty_model(config, torch.float32), name, {"base": hash_gguf(file, progress)})
         return Weights(gguf_tensors(form_of(config, file), bones.model), bones, file=file)
     files = weight_files(base)
     stored = stored_tensors(files)
-    bones = skeleton(base, name, hash_weight_files(files, progress))
+    model = empty_model(directory.read_config(base), torch.float32)
+    bones = Skeleton(model, name, {"base": hash_weight_files(files, progress)})
     names, fused = bones.parameters_of(stored)
     return Weights(
         {parameter: stored[tensor] for parameter, tensor in names.items()}, bones, stored=stored, fused=fused
@@ -80,13 +85,21 @@ def read_weights_of(source: Source, progress: Progress | None = None) -> Weights
     """The base of `source` with its changes.
 
     Raises ValueError as `base_weights`, for another base than the one that was trained on, and for an adapter that does
-    not fit it.
+    not fit it or holds a copy of other weights than the base's.
     """
     base = base_weights(source.base, source.base_name, progress)
     if source.whole:
         _check_base_of_run(source, base.skeleton)
         return replace(base, trained=stored_tensors(weight_files(source.trained)))
-    return replace(base, changes=read_changes(base.skeleton, source.trained, allow_other_base=source.allow_other_base))
+    changes = read_changes(base.skeleton, source.trained, allow_other_base=source.allow_other_base)
+    weights = replace(base, changes=changes)
+    for name, copied in changes.copies.items():
+        if not torch.equal(weights.tensor_of(name).read().float(), copied.float()):
+            raise ValueError(
+                f"the adapter holds a copy of {name} that is not what this base has: it was made on another base, or "
+                "with resized embeddings. Export it on the base it was made on."
+            )
+    return weights
 
 
 def _check_base_of_run(source: Source, bones: Skeleton) -> None:

@@ -108,7 +108,12 @@ class Adapter:
 
     @contextmanager
     def disable(self) -> Iterator[None]:
-        """Inside, the model is the base again: each adapted module runs its original and nothing else."""
+        """Inside, the model is the base again: each adapted module runs its original and nothing else.
+
+        Raises ValueError for a merged adapter, which the originals hold.
+        """
+        if any(part.merged for _, part in self.parts()):
+            raise ValueError("this adapter is merged into the base and cannot be switched off; unmerge it first.")
         before = [(part, part.enabled) for _, part in self.parts()]
         for part, _ in before:
             part.enabled = False
@@ -146,15 +151,9 @@ class Adapter:
         """Take the adapter away: the model gets its own modules back, frozen as they were, and is returned. Of a merged
         adapter the model keeps the merged weights."""
         for name, part in self.parts():
-            replace_module(self.model, name, part.base)
+            self.model.set_submodule(name, part.base)
         self.layers, self.copies, self.rows = {}, {}, {}
         return self.model
-
-
-def replace_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` where `name` stands in `model`."""
-    parent, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module)
 
 
 def check_finite(adapter: Adapter, where: str) -> None:

@@ -4,19 +4,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lorica.config import LoraConfig, check_combination, lora_config
 from lorica.lora.activations import Tokens, input_directions
-from lorica.lora.adapter import Adapter, replace_module
+from lorica.lora.adapter import Adapter
 from lorica.lora.initialise import initialise
 from lorica.lora.lane import Lane, check_lanes
-from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear, Strength
+from lorica.lora.layer import LoraEmbedding, LoraLayer, LoraLinear
 from lorica.lora.packing_error import Source, packing_errors
 from lorica.lora.part import AdapterPart
-from lorica.lora.targets import Targets, find_targets, rank_and_alpha, scaling, tied_pair, unreached
+from lorica.lora.targets import Targets, find_targets, strength_of, tied_pair, unreached
 from lorica.lora.trainable import TrainableCopy, TrainableRows
 from lorica.lora.weights import is_embedding
+from lorica.models.stored import StoredTensor
 
 
 def attach(
@@ -75,7 +76,9 @@ def _described(config: LoraConfig | None, lanes: int | Sequence[Lane], seed: int
     return [Lane(config, seed + number) for number in range(lanes)]
 
 
-def _source(adapter: Adapter, stored: Mapping[str, Tensor] | None, sample: Iterable[Tokens] | None) -> Source | None:
+def _source(
+    adapter: Adapter, stored: Mapping[str, StoredTensor] | None, sample: Iterable[Tokens] | None
+) -> Source | None:
     """What the start takes from elsewhere than the layer itself."""
     if adapter.config.init_lora_weights == "eva":
         return input_directions(adapter, sample)
@@ -110,17 +113,12 @@ def build(adapter: Adapter, targets: Targets) -> None:
         if tied is not None and tied[0] == name:
             adapter.rows[tied[1]] = TrainableRows(model.get_submodule(tied[1]), tokens, embedding.rows)
     for name, part in adapter.parts():
-        replace_module(model, name, part)
+        model.set_submodule(name, part)
 
 
 def _layer(module: nn.Module, name: str, configs: Sequence[LoraConfig]) -> LoraLayer:
     kind = LoraEmbedding if is_embedding(module) else LoraLinear
-    layer = kind(module, [_strength(name, config) for config in configs], configs[0].dropout)
+    layer = kind(module, [strength_of(name, config) for config in configs], configs[0].dropout)
     if configs[0].use_dora:
         layer.magnitude = nn.Parameter(torch.zeros(len(configs), layer.lora_B.shape[1], device=layer.lora_B.device))
     return layer
-
-
-def _strength(name: str, config: LoraConfig) -> Strength:
-    r, alpha = rank_and_alpha(name, config)
-    return Strength(r, alpha, scaling(r, alpha, config.use_rslora))

@@ -6,6 +6,7 @@ file of llama.cpp's is read as the folder that PEFT would have of it.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lorica.config.schema import LoraConfig
 from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.adapter import Adapter, check_finite
 from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.from_gguf import read_as_peft
 from lorica.lora.layer import LoraEmbedding, LoraLayer
 from lorica.lora.peft_config import PREFIX, adapter_config, lora_config, pair_keys
-from lorica.lora.targets import Targets, find_targets
+from lorica.lora.targets import Targets, find_targets, strength_of
 from lorica.lora.weights import is_embedding
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -68,7 +70,7 @@ def _pair_keys(name: str, layer: LoraLayer) -> tuple[str, str]:
 
 def load_adapter(model: Any, path: str | Path, *, allow_other_base: bool = False) -> Adapter:
     """Attach the adapter at `path`, a folder (Lorica's or PEFT's) or a GGUF file of llama.cpp's, to `model`, a torch
-    module or what `lorica.load` returned.
+    module or what `lorica.load` returned. It is there in evaluation mode, without dropout.
 
     Raises ValueError for a missing or damaged file, a pickle, a setting this version cannot honour, any missing,
     unexpected or misshapen tensor, non-finite values, and another base than the one the adapter was trained on, unless
@@ -98,15 +100,31 @@ def load_adapter(model: Any, path: str | Path, *, allow_other_base: bool = False
     except ValueError:
         adapter.detach()
         raise
-    return adapter.train()
+    return adapter.eval()
 
 
 def load_weights(adapter: Adapter, folder: Path, lane: int = 0, *, allow_other_base: bool = False) -> None:
     """Read the weights in `folder` into an attached adapter of the same shape. Strict as `load_adapter`."""
     adapter.check_lane(lane)
-    metadata, tensors = read_weights(folder)
+    values, metadata, tensors = read_files(folder, None)
     _check_base(folder, metadata, adapter.provenance, allow_other_base)
+    _check_settings(adapter, lora_config(values, folder / CONFIG), folder, lane)
     _fill(adapter, tensors, folder, lane=lane)
+
+
+def _check_settings(adapter: Adapter, config: LoraConfig, folder: Path, lane: int) -> None:
+    """What tensors do not tell: by which scale a pair counts, and of which tokens the rows are."""
+    for name, layer in adapter.layers.items():
+        saved, attached = strength_of(name, config).scale, layer.strengths[lane].scale
+        if not math.isclose(saved, attached, rel_tol=1e-6):
+            raise ValueError(
+                f"the adapter in {folder} has the scale {saved:g} at {name}, and the one that is attached "
+                f"{attached:g}; attach one with its lora_alpha and use_rslora, or use lorica.load_adapter."
+            )
+    rows = [part.tokens.tolist() for part in adapter.rows.values() if is_embedding(part.base)]
+    saved_rows = config.trainable_token_indices or {}
+    if rows != list(saved_rows.values() if isinstance(saved_rows, dict) else [saved_rows]):
+        raise ValueError(f"the adapter in {folder} has rows of other tokens than the one that is attached.")
 
 
 def packing_of(folder: Path) -> str:

@@ -13,12 +13,13 @@ from lorica.lora.adapter import Adapter
 from lorica.lora.leading import leading_directions
 from lorica.lora.targets import tied_pair
 from lorica.lora.weights import dense_weight, is_embedding, is_packed
+from lorica.models.stored import StoredTensor
 
 Directions = tuple[Tensor, Tensor, Tensor]
 Source = Callable[[str], Directions | None]
 
 
-def packing_errors(adapter: Adapter, stored: Mapping[str, Tensor] | None) -> Source:
+def packing_errors(adapter: Adapter, stored: Mapping[str, StoredTensor] | None) -> Source:
     """A function from a module's name to the leading directions of what packing took from its weight, or None where it
     is not packed. One tensor is dense at a time.
 
@@ -43,16 +44,16 @@ def packing_errors(adapter: Adapter, stored: Mapping[str, Tensor] | None) -> Sou
     return directions
 
 
-def _before_packing(adapter: Adapter, name: str, stored: Mapping[str, Tensor] | None) -> Tensor:
+def _before_packing(adapter: Adapter, name: str, stored: Mapping[str, StoredTensor] | None) -> Tensor:
     pair = tied_pair(adapter.model) or ()
     names = [f"{other}.weight" for other in (name, *(pair if name in pair else ()))]
     found = next((key for key in names if key in (stored or {})), None)
-    tensor = None if stored is None or found is None else stored[found]
-    if tensor is None or not tensor.is_floating_point():
+    before = None if stored is None or found is None else stored[found]
+    if before is None or not before.dtype.is_floating_point:
         raise ValueError(
             f"init_lora_weights: loftq needs the weights of {name} from before they were packed, and the base's files "
             "have none of that name: it was packed already (a GGUF file, a bitsandbytes checkpoint, or packed in "
             "memory), or its files name them otherwise. Give the 16-bit model it was made of with model.weights (nf4, "
             "q4_k_m, ...), or leave init_lora_weights out."
         )
-    return tensor
+    return before.read()

@@ -137,7 +137,8 @@ def lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
             "not have. Convert the adapter to plain LoRA with PEFT first."
         )
     _check_start(values, path)
-    fields = {key: values[key] for key in _SAME_NAME if values.get(key) is not None}
+    # PEFT takes an empty list for none given, where its absence means the same
+    fields = {key: values[key] for key in _SAME_NAME if values.get(key) not in (None, [], "")}
     fields |= {ours: values[theirs] for theirs, ours in _OTHER_NAME.items() if values.get(theirs) is not None}
     try:
         return LoraConfig(**({"r": 8, "alpha": 8} | fields))  # PEFT's defaults, for a file that leaves them out

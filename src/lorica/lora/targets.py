@@ -12,6 +12,7 @@ from torch import nn
 
 from lorica.config.schema import LoraConfig
 from lorica.lora import target_checks as check
+from lorica.lora.layer import Strength
 from lorica.lora.weights import is_adaptable, is_embedding, is_linear, share_weight, vocabulary_of
 from lorica.quant import is_read_by_kernels
 
@@ -82,16 +83,12 @@ def _misread_by_peft(model: nn.Module, unreached: list[str]) -> list[str]:
     ]
 
 
-def rank_and_alpha(name: str, config: LoraConfig) -> tuple[int, float]:
-    """The rank and alpha of one module after `rank_pattern` and `alpha_pattern`."""
-    rank_key = _pattern_key(config.rank_pattern, name)
-    alpha_key = _pattern_key(config.alpha_pattern, name)
-    return config.rank_pattern.get(rank_key, config.r), config.alpha_pattern.get(alpha_key, config.alpha)
-
-
-def scaling(r: int, alpha: float, use_rslora: bool) -> float:
-    """alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732)."""
-    return alpha / r**0.5 if use_rslora else alpha / r
+def strength_of(name: str, config: LoraConfig) -> Strength:
+    """Of one module, after `rank_pattern` and `alpha_pattern`. The scale is alpha / r, or alpha / sqrt(r) with rsLoRA
+    (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732)."""
+    r = config.rank_pattern.get(_pattern_key(config.rank_pattern, name), config.r)
+    alpha = config.alpha_pattern.get(_pattern_key(config.alpha_pattern, name), config.alpha)
+    return Strength(r, alpha, alpha / r**0.5 if config.use_rslora else alpha / r)
 
 
 def _pattern_key(patterns: Iterable[str], name: str) -> str:
@@ -110,6 +107,8 @@ def _is_target(model: nn.Module, name: str, module: nn.Module, config: LoraConfi
         return chosen and _layer_chosen(name, config)
     if isinstance(config.target_modules, str):
         return re.fullmatch(config.target_modules, name) is not None and _layer_chosen(name, config)
+    if name in config.target_modules:  # a whole name says its layer itself
+        return True
     return ends_with(name, config.target_modules) and _layer_chosen(name, config)
 
 

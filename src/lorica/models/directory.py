@@ -13,18 +13,21 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from lorica.files import read_json
 from lorica.models.locate import one_line
 
+# What transformers raises for files that it cannot read, and for a config that it can make no model of.
+UNREADABLE = (ValueError, TypeError, KeyError, OSError, AttributeError, RuntimeError, StrictDataclassError)
+
 
 def read_config(folder: Path) -> Any:
+    """Raises ValueError for a folder without a config, and for one that transformers cannot read by itself."""
     path = folder / "config.json"
     if not path.is_file():
         raise ValueError(
             f"{folder} has no config.json, so its architecture is unknown; it is no transformers model directory."
         )
     values = read_json(path)
-    _refuse_quantised(values, folder)
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, TypeError, KeyError, OSError, StrictDataclassError) as error:
+    except UNREADABLE as error:
         if "auto_map" in values:
             raise ValueError(
                 f"{folder} needs code of its own ({values['auto_map']}), which Lorica never runs. Use a version of the "
@@ -33,7 +36,8 @@ def read_config(folder: Path) -> Any:
         raise ValueError(f"{path}: transformers {transformers.__version__} cannot read it: {one_line(error)}") from None
 
 
-def _refuse_quantised(values: dict[str, Any], folder: Path) -> None:
+def refuse_quantised(values: dict[str, Any], folder: Path) -> None:
+    """Raises ValueError for a config, as `values`, of weights in another packed form than bitsandbytes' NF4."""
     nested = [value for value in values.values() if isinstance(value, dict)]
     found = next((v["quantization_config"] for v in (values, *nested) if v.get("quantization_config")), None)
     if found is not None and not _is_nf4(found):
@@ -62,6 +66,10 @@ def take_packed(config: Any) -> bool:
 
 
 def read_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model, and lines about tensors of the files that it does not use.
+
+    Raises ValueError for weights that cannot be read, are missing, or have another shape than the config says.
+    """
     try:
         model, told = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -73,7 +81,7 @@ def read_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # told below, with the shapes
         )
-    except (SafetensorError, RuntimeError, OSError, ValueError, ImportError) as error:
+    except (*UNREADABLE, SafetensorError, ImportError) as error:
         raise ValueError(
             f"the weights in {folder} cannot be loaded as {config.model_type}: {one_line(error)}"
         ) from None
@@ -99,6 +107,7 @@ def _check_complete(told: dict[str, Any], folder: Path, model_type: str) -> None
 
 
 def check_finite(model: nn.Module, folder: Path) -> None:
+    """Raises ValueError naming the first parameter that holds NaN or infinity."""
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise ValueError(
@@ -107,7 +116,8 @@ def check_finite(model: nn.Module, folder: Path) -> None:
 
 
 def read_tokenizer(folder: Path) -> Any:
+    """Raises ValueError for a folder without a tokenizer that transformers can read by itself."""
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{folder} has no tokenizer that transformers can read: {one_line(error)}") from None

@@ -6,16 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, GenerationConfig, PretrainedConfig
+from transformers import GenerationConfig, PretrainedConfig
 
 from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel, open_model
 from lorica.gguf.tokenizer import stop_ids
-from lorica.models.directory import read_tokenizer
+from lorica.models import directory
 from lorica.models.gguf_base import gguf_tokenizer
 from lorica.models.locate import gguf_file, model_folder, one_line
-
-UNREADABLE = (ValueError, OSError, KeyError, TypeError, AttributeError)
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,13 @@ def read_facts(name: str, revision: str | None = None, tokenizer: str | None = N
     if file is not None:
         return _gguf_facts(open_model(file), tokenizer)
     folder = model_folder(name, revision, weights=False)
-    config = _config(folder)
-    words = read_tokenizer(Path(tokenizer) if tokenizer else folder)
+    config = directory.read_config(folder) if (folder / "config.json").is_file() else None
+    words = directory.read_tokenizer(Path(tokenizer) if tokenizer else folder)
     stops = _stops(folder, config)
     if words.eos_token_id is not None:
         stops.add(words.eos_token_id)
     text = config.get_text_config() if config is not None else None
-    longest = getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None)
+    longest = getattr(text, "max_position_embeddings", None)
     return ModelFacts(words, sorted(stops), getattr(text, "vocab_size", None), longest)
 
 
@@ -61,11 +59,7 @@ def width_and_type(name: str, revision: str | None = None) -> tuple[int, str]:
         opened = open_model(file)
         config = read_config(opened.metadata, opened.tensors, opened.values)
     else:
-        folder = model_folder(name, revision)
-        found = _config(folder)
-        if found is None:
-            raise ValueError(f"{folder} has no config.json; it is no transformers model directory.")
-        config = found.get_text_config()
+        config = directory.read_config(model_folder(name, revision)).get_text_config()
     return int(config.hidden_size), str(config.model_type)
 
 
@@ -76,21 +70,12 @@ def _gguf_facts(file: GgufModel, tokenizer: str | None) -> ModelFacts:
     return ModelFacts(words, sorted(ends), config.vocab_size, config.max_position_embeddings)
 
 
-def _config(folder: Path) -> PretrainedConfig | None:
-    if not (folder / "config.json").is_file():
-        return None
-    try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except UNREADABLE as error:
-        raise ValueError(f"{folder / 'config.json'}: transformers cannot read it: {one_line(error)}") from None
-
-
 def _stops(folder: Path, config: PretrainedConfig | None) -> set[int]:
     """What transformers will stop on: the generation config's tokens, or where there is none, the model config's."""
     if (folder / "generation_config.json").is_file():
         try:
             settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        except UNREADABLE as error:
+        except directory.UNREADABLE as error:
             raise ValueError(f"{folder / 'generation_config.json'} cannot be read: {one_line(error)}") from None
     elif config is not None:
         settings = GenerationConfig.from_model_config(config)

@@ -13,32 +13,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from lorica.files import hash_json
 from lorica.gguf.split import GgufModel
+from lorica.models.stored import StoredTensor, stored_tensors
 
 Progress = Callable[[int, int], None]
 Item = TypeVar("Item")
 
 
 def hash_weight_files(files: Iterable[Path], progress: Progress | None = None) -> str:
-    """SHA-256 over the tensors of safetensors `files`, sorted by name; hashing runs in threads, a tensor at a time."""
-    located: list[tuple[str, Path]] = []
-    for path in files:
-        with safe_open(path, "pt") as file:
-            located += [(name, path) for name in file.keys()]  # noqa: SIM118 - not a dict
-    return _hash_all(_hash_tensor, sorted(located), progress)
+    """SHA-256 over the tensors of safetensors `files`, sorted by name; hashing runs in threads, a tensor at a time.
 
+    Raises ValueError as `stored_tensors`.
+    """
 
-def _hash_tensor(located: tuple[str, Path]) -> bytes:
-    name, path = located
-    with safe_open(path, "pt") as file:
-        tensor = file.get_tensor(name)
-    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-    digest.update(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()))
-    return digest.digest()
+    def digest(stored: StoredTensor) -> bytes:
+        hasher = hashlib.sha256(f"{stored.name} {stored.dtype} {tuple(stored.shape)} ".encode())
+        hasher.update(stored.read().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return hasher.digest()
+
+    return _hash_all(digest, [stored for _, stored in sorted(stored_tensors(files).items())], progress)
 
 
 def hash_gguf(file: GgufModel, progress: Progress | None = None) -> str:

@@ -1,7 +1,6 @@
 """A base from a GGUF file: matrices stay packed as the file holds them, mapped from it where their order allows it."""
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,8 @@ IDS = {"bos_token_id": "bos", "pad_token_id": "padding"}
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
-@dataclass
-class GgufWeights:
-    """A model built from a file; `notes` are lines the user should see."""
-
-    model: Any
-    notes: list[str]
-
-
-def build(file: GgufModel, dtype: torch.dtype) -> GgufWeights:
-    """The model in `file`, computing in `dtype`.
+def build(file: GgufModel, dtype: torch.dtype) -> tuple[Any, list[str]]:
+    """The model in `file`, computing in `dtype`, and lines the user should see.
 
     Raises ValueError for an architecture that is not supported, and for tensors that are missing, of another shape than
     the metadata says, of a type without a codec, or (norms and biases) not finite.
@@ -53,7 +44,7 @@ def build(file: GgufModel, dtype: torch.dtype) -> GgufWeights:
     missing = unfilled(model)
     assert not missing, f"{missing} are without values"
     model.generation_config = generation_config(file)
-    return GgufWeights(model, _notes(file, found, used))
+    return model, _notes(file, found, used)
 
 
 def _check_layers(file: GgufModel, layers: int) -> None:
@@ -135,14 +126,13 @@ def most_stored(file: GgufModel) -> torch.dtype:
 def gguf_tokenizer(file: GgufModel, folder: str | None) -> Any:
     """The tokenizer in `folder` if one is given, else the file's own; a chat template only the file has is added.
 
-    Raises ValueError if there is none, or it has more tokens than the model.
+    Raises ValueError if there is none.
     """
     if folder is None:
-        tokenizer = read_tokenizer(file.metadata)
-    else:
-        tokenizer = directory.read_tokenizer(Path(folder))
-        if not tokenizer.chat_template and "tokenizer.chat_template" in file.metadata:
-            tokenizer.chat_template = file.metadata.text("tokenizer.chat_template")
+        return read_tokenizer(file.metadata)
+    tokenizer = directory.read_tokenizer(Path(folder))
+    if not tokenizer.chat_template and "tokenizer.chat_template" in file.metadata:
+        tokenizer.chat_template = file.metadata.text("tokenizer.chat_template")
     return tokenizer
 
 

@@ -10,23 +10,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from lorica.gguf.split import open_model
 from lorica.models import directory
 from lorica.models.fingerprint import Progress, hash_gguf, hash_template, hash_tokenizer, hash_weight_files
 from lorica.models.gguf_base import build, gguf_tokenizer, most_stored
-from lorica.models.locate import gguf_file, model_folder, stored_dtype, weight_files
+from lorica.models.locate import gguf_file, model_folder, weight_files
 from lorica.models.packing import read_packed
 from lorica.models.precision import Precision, choose_device, choose_precision
-from lorica.models.stored import StoredTensors
+from lorica.models.stored import StoredTensor, stored_dtype, stored_tensors
 
 
 @dataclass
 class Base:
     """A loaded base. `hashes` has `base`, `tokenizer` and, with a chat template, `template`, and `weights` where they
-    were packed on load (its value is the setting), and `stored` then reads those tensors as they were; `notes` are
+    were packed on load (its value is the setting), and `stored` then has those tensors as they were; `notes` are
     lines the user should see; `name` is the path or hub id it was asked for by."""
 
     model: PreTrainedModel
@@ -36,7 +35,7 @@ class Base:
     dtype: torch.dtype
     dtype_reason: str
     notes: list[str] = field(default_factory=list)
-    stored: Mapping[str, Tensor] | None = None
+    stored: Mapping[str, StoredTensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -52,8 +51,7 @@ class Base:
     @property
     def longest(self) -> int | None:
         """Most tokens the model has positions for, if its config says."""
-        text_config = self.model.config.get_text_config()
-        return getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def hidden_size(self) -> int:
@@ -88,6 +86,7 @@ def load(
     folder = model_folder(name, revision)
     files = weight_files(folder)
     config = directory.read_config(folder)
+    directory.refuse_quantised(config.to_dict(), folder)
     packed_already = directory.take_packed(config)
     stored = torch.bfloat16 if packed_already else stored_dtype(files)
     precision = choose_precision(dtype, stored, chosen_device)
@@ -99,7 +98,7 @@ def load(
     words = directory.read_tokenizer(Path(tokenizer) if tokenizer else folder)
     base = _base(model.to(chosen_device), words, name, hash_weight_files(files, progress), precision, notes)
     if weights != "as-is":
-        base.hashes["weights"], base.stored = weights, StoredTensors(files)
+        base.hashes["weights"], base.stored = weights, stored_tensors(files)
     return base
 
 
@@ -109,8 +108,8 @@ def _load_gguf(
     file = open_model(path)
     precision = choose_precision(dtype, most_stored(file), device)
     words = gguf_tokenizer(file, tokenizer)
-    built = build(file, precision.dtype)
-    return _base(built.model.to(device), words, name, hash_gguf(file, progress), precision, built.notes)
+    model, notes = build(file, precision.dtype)
+    return _base(model.to(device), words, name, hash_gguf(file, progress), precision, notes)
 
 
 def _base(

@@ -1,16 +1,9 @@
 """Where a base's files lie: a directory, or the hub snapshot of an id. Nothing is loaded here."""
 
-import math
 import re
-from collections import Counter
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError, safe_open
-
 from lorica.files import read_json
-
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def gguf_file(name: str, revision: str | None = None) -> Path | None:
@@ -100,7 +93,12 @@ def one_line(error: BaseException) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a model directory. Raises ValueError if there are none, or a listed shard is missing."""
+    """The safetensors files of a model directory, of one file and shards the one file, as transformers takes them.
+
+    Raises ValueError if there are none, or a listed shard is missing.
+    """
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = read_json(index).get("weight_map")
@@ -116,8 +114,6 @@ def weight_files(folder: Path) -> list[Path]:
                 "them again."
             )
         return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
     pickles = sorted(file.name for file in folder.glob("*.bin")) + sorted(file.name for file in folder.glob("*.pt*"))
     if pickles:
         raise ValueError(
@@ -134,17 +130,3 @@ def weight_files(folder: Path) -> list[Path]:
 def _model_inside(folder: Path) -> str:
     found = sorted(path.parent for path in folder.glob("*/config.json"))
     return f" There is a model in {found[0]}." if found else ""
-
-
-def stored_dtype(files: list[Path]) -> torch.dtype:
-    """The type of most of the stored values, from the files' headers; fp32 if that is none that models compute in."""
-    values: Counter[str] = Counter()
-    for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a dict
-                    part = file.get_slice(name)
-                    values[part.get_dtype()] += math.prod(part.get_shape())
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({error}); download it again.") from None
-    return _DTYPES.get(values.most_common(1)[0][0], torch.float32) if values else torch.float32

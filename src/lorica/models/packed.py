@@ -5,13 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lorica.models.skeleton import replace
 from lorica.quant import Codec, PackedEmbedding, PackedLinear, PackedMatrix, packed_module
 
 
 def put_packed(model: nn.Module, name: str, codec: Codec, packed: Tensor, dtype: torch.dtype) -> None:
     """Make `packed` (rows, row bytes) the weight of the linear layer or embedding called `name`."""
-    replace(model, name, packed_module(model.get_submodule(name), PackedMatrix(codec, packed), dtype))
+    model.set_submodule(name, packed_module(model.get_submodule(name), PackedMatrix(codec, packed), dtype))
 
 
 def tie(model: Any) -> None:

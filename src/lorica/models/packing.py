@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lorica.models import directory
-from lorica.models.locate import stored_dtype
 from lorica.models.packed import put_packed, tie
 from lorica.models.roles import rules_of, tensor_names
 from lorica.models.skeleton import empty_model, put, unfilled
-from lorica.models.stored import StoredTensors
+from lorica.models.stored import StoredTensor, stored_dtype, stored_tensors
 from lorica.quant import bitsandbytes, codec, fallback, pack_model
 from lorica.quant.mixtures import mixture, tensor_types, wanted_types
 
@@ -32,10 +31,10 @@ def read_packed(
     A model that transformers puts together from tensors of other names (fused experts) is read whole before it is
     packed. Raises ValueError for tensors that are missing, of another shape than config.json says, or not finite.
     """
-    stored = StoredTensors(files)
+    stored = stored_tensors(files)
     model = empty_model(config, dtype)
     tied = tied_names(model)
-    wanted, types = choose_types(model, weights, tied)
+    wanted, types = choose_types(model, weights)
     if weights != "as-is" and not all(name in stored for name, _ in model.named_parameters() if name not in tied):
         return _pack_whole(folder, files, config, dtype, wanted, types)
     used: set[str] = set()
@@ -45,7 +44,7 @@ def read_packed(
         used |= _fill(model, stored, name, parameter, types.get(name), dtype, folder)
     for name, buffer in model.named_buffers():
         if name in stored:
-            put(model, name, stored[name].to(buffer.dtype))
+            put(model, name, stored[name].read().to(buffer.dtype))
             used.add(name)
     tie(model)
     missing = unfilled(model)
@@ -74,12 +73,13 @@ def tied_names(model: Any) -> set[str]:
     return set(getattr(model, "_tied_weights_keys", None) or []) if model.config.tie_word_embeddings else set()
 
 
-def choose_types(model: Any, weights: str, tied: set[str]) -> tuple[dict[str, str], dict[str, str]]:
+def choose_types(model: Any, weights: str) -> tuple[dict[str, str], dict[str, str]]:
     """The type of each matrix that is packed, by parameter: as wanted, and as its rows allow."""
-    names = {parameter: name for parameter, name in tensor_names(model).items() if parameter not in tied}
-    shapes = {names[name]: tuple(model.get_parameter(name).shape) for name in names}
     if weights == "as-is":
         return {}, {}
+    tied = tied_names(model)
+    names = {parameter: name for parameter, name in tensor_names(model).items() if parameter not in tied}
+    shapes = {names[name]: tuple(model.get_parameter(name).shape) for name in names}
     if weights in NF4:
         ends = ("token_embd.weight", "output.weight")
         wanted = {name: NF4[weights] for name, shape in shapes.items() if name not in ends and _is_layer(name)}
@@ -101,7 +101,7 @@ def _is_layer(tensor: str) -> bool:
 
 def _fill(
     model: nn.Module,
-    stored: Mapping[str, Tensor],
+    stored: Mapping[str, StoredTensor],
     name: str,
     parameter: Tensor,
     type: str | None,
@@ -117,7 +117,7 @@ def _fill(
             f"{folder} has no {name} in its weights; the download is incomplete or config.json belongs to another "
             "model."
         )
-    tensor = stored[name]
+    tensor = stored[name].read()
     if tensor.shape != parameter.shape:
         raise ValueError(
             f"{folder}: {name} is {tuple(tensor.shape)} in the files and {tuple(parameter.shape)} by config.json; one "
@@ -133,12 +133,12 @@ def _fill(
 
 
 def _packed_already(
-    model: nn.Module, stored: Mapping[str, Tensor], module: str, dtype: torch.dtype, folder: Path
+    model: nn.Module, stored: Mapping[str, StoredTensor], module: str, dtype: torch.dtype, folder: Path
 ) -> set[str]:
     """A linear layer as bitsandbytes stores it."""
     keys = [key for key in stored if key.startswith(f"{module}.") and key != f"{module}.bias"]
     try:
-        found, packed = bitsandbytes.read({key.removeprefix(f"{module}."): stored[key] for key in keys})
+        found, packed = bitsandbytes.read({key.removeprefix(f"{module}."): stored[key].read() for key in keys})
     except ValueError as error:
         raise ValueError(f"{folder}: {module} cannot be read: {error}") from None
     layer = model.get_submodule(module)

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -16,7 +18,7 @@ def choose_device(wanted: str) -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if wanted == "auto":
         return torch.device(next(name for name, there in available.items() if there))
-    if not available[wanted]:
+    if not available.get(wanted):
         there = ", ".join(name for name, yes in available.items() if yes)
         raise ValueError(
             f"system.device is {wanted}, which torch {torch.__version__} does not see here; it sees {there}."
@@ -28,10 +30,13 @@ def choose_precision(wanted: str, stored: torch.dtype, device: torch.device) -> 
     """bf16 where the hardware multiplies it natively and the base is stored in 16 bits, else fp32.
 
     A CPU without AMX or AVX512-BF16 multiplies bf16 about a hundred times slower than fp32. A base stored in fp32 stays
-    fp32 on a CPU, where memory is cheap; on an accelerator it is rounded to bf16 as every fine-tuning tool does.
+    fp32 on a CPU, where memory is cheap; on an accelerator it is rounded to bf16 as every fine-tuning tool does. Raises
+    ValueError for a precision by another name.
     """
+    if wanted in DTYPES:
+        return Precision(DTYPES[wanted], "as set")
     if wanted != "auto":
-        return Precision({"bf16": torch.bfloat16, "fp32": torch.float32}[wanted], "as set")
+        raise ValueError(f'the precision is "{wanted}"; expected auto, {" or ".join(DTYPES)}.')
     if not multiplies_bf16(device):
         return Precision(torch.float32, f"this {device.type} has no native bf16 multiplication")
     if device.type == "cpu" and stored == torch.float32:

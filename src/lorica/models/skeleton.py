@@ -6,15 +6,21 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from lorica.models.directory import UNREADABLE
+from lorica.models.locate import one_line
+
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The causal language model of `config`, in evaluation mode, its parameters on the meta device.
 
     Buffers that no file holds (rotary frequencies, embedding scales) are computed by the model's own initialisation,
-    as transformers does it when it loads a model.
+    as transformers does it when it loads a model. Raises ValueError for a config that contradicts itself.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except UNREADABLE as error:
+        raise ValueError(f"no model can be made of this {config.model_type}'s config ({one_line(error)}).") from None
     for module in model.modules():
         for name in [name for name, buffer in module.named_buffers(recurse=False) if buffer.is_meta]:
             module.register_buffer(
@@ -29,25 +35,15 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel
 
 def put(model: nn.Module, name: str, tensor: Tensor) -> None:
     """Make `tensor` the parameter or buffer called `name`."""
-    owner, leaf = _owner(model, name)
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
     if leaf in owner._buffers:
         owner._buffers[leaf] = tensor
     else:
         setattr(owner, leaf, nn.Parameter(tensor, requires_grad=False))
 
 
-def replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Put `module` in the place of the module called `name`."""
-    owner, leaf = _owner(model, name)
-    setattr(owner, leaf, module)
-
-
 def unfilled(model: nn.Module) -> list[str]:
     """Parameters and buffers that are still without values."""
     tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
     return [name for name, tensor in tensors if tensor.is_meta]
-
-
-def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    path, _, leaf = name.rpartition(".")
-    return model.get_submodule(path), leaf

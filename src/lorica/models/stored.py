@@ -1,7 +1,8 @@
 """The tensors of safetensors files by name, each read when it is asked for."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -42,28 +43,10 @@ class StoredTensor:
         return math.prod(self.shape)
 
     def read(self) -> Tensor:
+        """The values, mapped from the file until they are dropped."""
         with safe_open(self.file, "pt") as file:
             tensor: Tensor = file.get_tensor(self.name)
         return tensor
-
-
-class StoredTensors(Mapping[str, Tensor]):
-    """The values by name, mapped from their file until they are dropped. Raises ValueError as `stored_tensors`."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        self._stored = stored_tensors(files)
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._stored[name].read()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._stored)
-
-    def __len__(self) -> int:
-        return len(self._stored)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored
 
 
 def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
@@ -74,16 +57,31 @@ def stored_tensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """
     found: dict[str, StoredTensor] = {}
     for path in files:
-        try:
-            with safe_open(path, "pt") as file:
-                parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-                headers = {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is damaged ({error}); download it again.") from None
-        for name, (dtype, shape) in headers.items():
+        for name, (dtype, shape) in read_header(path).items():
             if dtype not in TORCH_DTYPES:
                 raise ValueError(f"{path}: {name} is stored as {dtype}, which Lorica does not read; use a 16-bit base.")
             if name in found:
                 raise ValueError(f"{path} holds {name}, which {found[name].file.name} holds too.")
-            found[name] = StoredTensor(name, path, TORCH_DTYPES[dtype], list(shape))
+            found[name] = StoredTensor(name, path, TORCH_DTYPES[dtype], shape)
     return found
+
+
+def stored_dtype(files: Iterable[Path]) -> torch.dtype:
+    """The type of most of the stored values; fp32 if that is none that models compute in. Raises ValueError for a
+    damaged file."""
+    values: Counter[str] = Counter()
+    for path in files:
+        for dtype, shape in read_header(path).values():
+            values[dtype] += math.prod(shape)
+    most = TORCH_DTYPES.get(max(values, key=values.__getitem__, default=""), torch.float32)
+    return most if most.is_floating_point else torch.float32
+
+
+def read_header(path: Path) -> dict[str, tuple[str, list[int]]]:
+    """The type, in safetensors' words, and the shape of every tensor of a file. Raises ValueError for a damaged one."""
+    try:
+        with safe_open(path, "pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            return {name: (part.get_dtype(), list(part.get_shape())) for name, part in parts.items()}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); download it again.") from None

@@ -1,6 +1,5 @@
 """The model that a plan is of, from its config alone: no weights are read, and none need to be there."""
 
-import json
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass
@@ -9,21 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig, PreTrainedModel
 
+from lorica.files import read_json
 from lorica.gguf.read_config import read_config as read_gguf_config
 from lorica.gguf.split import GgufModel, open_model
 from lorica.models import directory
 from lorica.models.gguf_base import most_stored
-from lorica.models.locate import gguf_file, model_folder, one_line, stored_dtype, weight_files
+from lorica.models.locate import gguf_file, model_folder, one_line, weight_files
 from lorica.models.skeleton import empty_model
+from lorica.models.stored import stored_dtype
 from lorica.planning.packed import pack_as, pack_like, twin_of
 from lorica.planning.shapes import SHAPES
 
-UNREADABLE = (ValueError, TypeError, KeyError, OSError, AttributeError, StrictDataclassError, RuntimeError)
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -44,7 +42,7 @@ class PlannedModel:
 
     @property
     def longest(self) -> int | None:
-        return getattr(self.text, "max_position_embeddings", None) or getattr(self.text, "n_positions", None)
+        return getattr(self.text, "max_position_embeddings", None)
 
     def empty(self, dtype: torch.dtype, weights: str = "as-is") -> PreTrainedModel:
         """The model on the meta device, with a config of its own and its matrices packed as `model.weights` says.
@@ -69,10 +67,10 @@ class PlannedModel:
         config._attn_implementation = None
         try:
             return empty_model(config, dtype)
-        except UNREADABLE as error:
+        except ValueError as error:
             raise ValueError(
-                f"{self.name}: no model can be made of its config ({one_line(error)}). Compare its sizes with those of "
-                f"a known shape, such as `lorica plan --model {nearest_shape(str(self.config.model_type))}`."
+                f"{self.name}: {error} Compare its sizes with those of a known shape, such as `lorica plan --model "
+                f"{nearest_shape(str(self.config.model_type))}`."
             ) from None
 
 
@@ -93,7 +91,7 @@ def read_model(name: str, revision: str | None = None) -> PlannedModel:
         return PlannedModel(name, read_gguf_config(file.metadata, file.tensors, file.values), most_stored(file), file)
     folder = model_folder_of(name, revision)
     config, stored = _from_file(folder / "config.json")
-    with suppress(ValueError, OSError, SafetensorError):  # a folder without weights is all that a plan needs
+    with suppress(ValueError):  # a folder without weights is all that a plan needs
         stored = stored_dtype(weight_files(folder))
     return PlannedModel(name, config, stored)
 
@@ -110,13 +108,8 @@ def model_folder_of(name: str, revision: str | None) -> Path:
 
 
 def _from_file(path: Path) -> tuple[PretrainedConfig, torch.dtype]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as JSON: {one_line(error)}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected the config of a model: a JSON object.")
-    directory._refuse_quantised(values, path.parent)
+    values = read_json(path)
+    directory.refuse_quantised(values, path.parent)
     text = text_values(values)
     named = values.get("dtype") or values.get("torch_dtype") or text.get("torch_dtype") or "bfloat16"
     return _config_of(values, str(path)), DTYPES.get(str(named).removeprefix("torch."), torch.float32)
@@ -135,7 +128,7 @@ def _config_of(values: dict[str, Any], name: str) -> PretrainedConfig:
     _check_fields(values, name, str(kind))
     try:
         return AutoConfig.for_model(kind, **{key: value for key, value in values.items() if key != "model_type"})
-    except UNREADABLE as error:
+    except directory.UNREADABLE as error:
         raise ValueError(f"{name}: transformers cannot read this config: {one_line(error)}") from None
 
 

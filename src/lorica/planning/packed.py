@@ -20,8 +20,7 @@ from lorica.quant.codec import UNPACK_CHUNK, chunks, for_device
 
 def pack_as(model: Any, weights: str, dtype: torch.dtype) -> None:
     """Have the matrices of `model`, which is on the meta device, packed as `model.weights` says."""
-    tied = set(getattr(model, "_tied_weights_keys", None) or []) if model.config.tie_word_embeddings else set()
-    _, types = choose_types(model, weights, tied)
+    _, types = choose_types(model, weights)
     for name, kind in types.items():
         _pack(model, name, codec(kind), dtype)
     tie(model)

@@ -36,8 +36,6 @@ def pack_model(
             weight = module.weight
             if id(weight) not in done:
                 done[id(weight)] = PackedMatrix(chosen, chosen.pack(weight))
-            replacement = packed_module(module, done[id(weight)], dtype or weight.dtype)
-            parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, replacement)
+            model.set_submodule(name, packed_module(module, done[id(weight)], dtype or weight.dtype))
             names.append(name)
     return names

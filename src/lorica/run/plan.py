@@ -12,7 +12,7 @@ import torch
 from lorica import config as configuration
 from lorica.config.schema import RunConfig
 from lorica.data.gates import refuse
-from lorica.models.precision import choose_device, choose_precision
+from lorica.models.precision import DTYPES, choose_device, choose_precision
 from lorica.planning.advice import advice_for
 from lorica.planning.gpus import Gpu, find_gpu
 from lorica.planning.machine import Machine
@@ -110,7 +110,7 @@ def machine_for(
 
 def dtype_on(gpu: Gpu, config: RunConfig) -> torch.dtype:
     if config.model.dtype != "auto":
-        return {"bf16": torch.bfloat16, "fp32": torch.float32}[config.model.dtype]
+        return DTYPES[config.model.dtype]
     return torch.bfloat16 if gpu.bf16 and config.method == "lora" else torch.float32
 
 

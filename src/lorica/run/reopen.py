@@ -85,7 +85,7 @@ def _best_inside(folder: Path) -> str:
 def _open_adapter(name: str, path: Path, device: str, allow_other_base: bool, base_only: bool) -> Opened:
     base = load(name, device=device, weights=packing_of(path))
     _use_template_of(path, base)
-    adapter = None if base_only else load_adapter(base, path, allow_other_base=allow_other_base).eval()
+    adapter = None if base_only else load_adapter(base, path, allow_other_base=allow_other_base)
     return Opened(base, adapter, bool(base.tokenizer.chat_template))
 
 
@@ -117,5 +117,5 @@ def _open_run(run: RunFolder, device: str, allow_other_base: bool, base_only: bo
     _use_template_of(run.model if whole else run.adapter, base)
     adapter = None
     if not whole and not base_only:
-        adapter = load_adapter(base, run.adapter, allow_other_base=allow_other_base).eval()
+        adapter = load_adapter(base, run.adapter, allow_other_base=allow_other_base)
     return Opened(base, adapter, receipt["conversational"], settings.get("data.chat_template_kwargs") or {})
