@@ -44,11 +44,13 @@ def peers_table(result: dict[str, Any]) -> str:
                 ratio(default, runs, task, "seconds"),
                 ratio(default, runs, task, "cpu_seconds"),
                 ratio(products_for(name, peers), runs, task, "cpu_seconds", "{:.0%}"),
+                ratio(with_attention(products_for(name, peers)), runs, task, "cpu_seconds", "{:.0%}"),
                 "" if name.startswith("matrix") else f"{median(run['peak_rss_bytes'] for run in runs) / 1e9:.2f}",
             ]
         )
     heads = ["", "tokens/s (range)", "rows/s", "CPU s per 1,000 tokens", "times default, by the clock"]
-    heads += ["times default, by CPU time", "of the matrix products, by CPU time", "peak resident GB"]
+    heads += ["times default, by CPU time", "of the matrix products, by CPU time", "of these and attention's"]
+    heads += ["peak resident GB"]
     return table(heads, rows)
 
 
@@ -69,6 +71,14 @@ def products_for(name: str, peers: dict[str, list[Run]]) -> list[Run] | None:
     if name.startswith("all weights"):
         return None
     return peers.get(f"matrix products, {'bf16' if 'bf16' in name or 'default' in name else 'fp32'}")
+
+
+def with_attention(products: list[Run] | None) -> list[Run] | None:
+    """The bare products with those of attention."""
+    if products is None:
+        return None
+    pairs = [zip(run["cpu_seconds"], run["attention_cpu_seconds"], strict=True) for run in products]
+    return [{"cpu_seconds": [sum(pair) for pair in each]} for each in pairs]
 
 
 def parity_line(result: dict[str, Any]) -> str:

@@ -5,7 +5,9 @@
 For every adapted linear: the base's product forwards, and backwards for the gradient of its input; the six products of
 the low-rank pair. For the head: logits of supervised tokens, and their gradient's way back. Nothing needs the gradient
 of the first layer's q, k and v inputs. The large products write into memory that is there already, in microbatches
-packed as Lorica packs. Attention, norms and activations are left out.
+packed as Lorica packs. Attention's own products are timed beside them: two forwards, five backwards that compute the
+scores again, of every head over half of a document's keys, which is what a query sees on average. Norms, activations
+and attention's exponentials are left out.
 """
 
 import sys
@@ -70,7 +72,7 @@ def main() -> None:
     layers = linears(task.layers, task.rank, dtype)
     head = small(int(SMOLLM2_135M["vocab_size"]), int(SMOLLM2_135M["hidden_size"]), dtype)
     widths = {size for layer in layers for size in layer.weight.shape}
-    seconds, cpu_seconds, operations = [], [], []
+    seconds, cpu_seconds, attention_cpu_seconds, operations = [], [], [], []
     for step in range(task.steps):
         batches = microbatches(rows[step * task.batch_size :][: task.batch_size], task.microbatch_tokens)
         inputs, outputs, gradients = (
@@ -86,7 +88,10 @@ def main() -> None:
         seconds.append(time.perf_counter() - started)
         cpu_seconds.append(time.process_time() - cpu_started)
         operations.append(done)
-    report([], seconds, cpu_seconds, {"torch": torch.__version__}, operations=operations)
+        documents_ = [length for batch in batches for length in batch.lengths]
+        attention_cpu_seconds.append(attention_products(documents_, task.layers, dtype))
+    more = {"operations": operations, "attention_cpu_seconds": attention_cpu_seconds}
+    report([], seconds, cpu_seconds, {"torch": torch.__version__}, **more)
 
 
 def head_products(hidden: Tensor, gradient: Tensor, head: Tensor) -> int:
@@ -98,6 +103,28 @@ def head_products(hidden: Tensor, gradient: Tensor, head: Tensor) -> int:
         logits = torch.mm(chunk, head.t(), out=buffer[: len(chunk)])
         torch.mm(logits, head, out=gradient[start : start + len(chunk)])
     return 2 * 2 * len(hidden) * head.numel()
+
+
+def attention_products(lengths: list[int], layers: int, dtype: torch.dtype) -> float:
+    """Seconds of the process for documents of these lengths."""
+    heads = int(SMOLLM2_135M["num_attention_heads"])
+    dim = int(SMOLLM2_135M["hidden_size"]) // heads
+    taken = 0.0
+    for length in lengths:
+        q, d_out = (torch.randn(heads, length, dim).to(dtype) for _ in range(2))
+        k = torch.randn(heads, max(1, length // 2), dim).to(dtype)
+        scores, d_scores = (torch.bmm(q, k.mT) for _ in range(2))  # (heads, length, keys)
+        out, d_k = torch.empty_like(q), torch.empty_like(k)
+        started = time.process_time()
+        for _ in range(layers):
+            for _ in range(2):
+                torch.bmm(q, k.mT, out=scores)
+            torch.bmm(d_out, k.mT, out=d_scores)
+            for _ in range(2):
+                torch.bmm(scores, k, out=out)
+                torch.bmm(scores.mT, q, out=d_k)
+        taken += time.process_time() - started
+    return taken
 
 
 if __name__ == "__main__":

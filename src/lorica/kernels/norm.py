@@ -51,7 +51,10 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
 
 def rms_norm_reference(x: Tensor, weight: Tensor, eps: float, offset: float = 0.0, round_first: bool = True) -> Tensor:
     wide = widened(x)
-    normalised = wide * inverse_rms(wide, eps)
+    inverse = inverse_rms(wide, eps)
+    normalised = wide * inverse if wide is x else wide.mul_(inverse)
+    if round_first and weight.dtype == x.dtype and not offset:
+        return normalised.to(x.dtype).mul_(weight)
     if round_first:
         normalised = widened(normalised.to(x.dtype))
     return normalised.mul_(shifted(weight, offset)).to(result_type(x, weight, round_first))
