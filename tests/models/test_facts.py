@@ -71,5 +71,8 @@ def test_spoilt_files_are_told(folder: Path, name: str, content: str, told: str)
 def test_no_folder_and_no_tokenizer(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
         read_facts(str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match="no tokenizer"):
+    with pytest.raises(ValueError, match="has no tokenizer"):
+        read_facts(str(tmp_path))
+    inside = write_base(tmp_path / "inside")
+    with pytest.raises(ValueError, match=f"There is a model in {inside}"):
         read_facts(str(tmp_path))

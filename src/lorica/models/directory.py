@@ -11,10 +11,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from lorica.files import read_json
-from lorica.models.locate import one_line
+from lorica.models.locate import model_inside, one_line
 
 # What transformers raises for files that it cannot read, and for a config that it can make no model of.
 UNREADABLE = (ValueError, TypeError, KeyError, OSError, AttributeError, RuntimeError, StrictDataclassError)
+
+# One of these has its vocabulary, whatever kind it is.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "tekken.json", "*.model", "*.tiktoken", "*.spm", "*.codes")
 
 
 def read_config(folder: Path) -> Any:
@@ -117,6 +120,11 @@ def check_finite(model: nn.Module, folder: Path) -> None:
 
 def read_tokenizer(folder: Path) -> Any:
     """Raises ValueError for a folder without a tokenizer that transformers can read by itself."""
+    if not any(next(folder.glob(pattern), None) for pattern in TOKENIZER_FILES):
+        raise ValueError(
+            f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or the like).{model_inside(folder)} "
+            "model.tokenizer names a folder to read it from."
+        )
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except UNREADABLE as error:

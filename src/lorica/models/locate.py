@@ -119,14 +119,15 @@ def weight_files(folder: Path) -> list[Path]:
         raise ValueError(
             f"{folder} has its weights in {pickles[0]}, a pickle, which can run code when it is opened; Lorica reads "
             "safetensors only. Convert it where you trust it: "
-            f"AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path).{_model_inside(folder)}"
+            f"AutoModelForCausalLM.from_pretrained(path).save_pretrained(new_path).{model_inside(folder)}"
         )
     hint = " It is an adapter; give its base as the model." if (folder / "adapter_config.json").is_file() else ""
     raise ValueError(
-        f"{folder} holds no model.safetensors, so there are no weights to train on.{hint}{_model_inside(folder)}"
+        f"{folder} holds no model.safetensors, so there are no weights to train on.{hint}{model_inside(folder)}"
     )
 
 
-def _model_inside(folder: Path) -> str:
+def model_inside(folder: Path) -> str:
+    """A hint, or nothing: downloads and exports are often one folder deeper."""
     found = sorted(path.parent for path in folder.glob("*/config.json"))
     return f" There is a model in {found[0]}." if found else ""
