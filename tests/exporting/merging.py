@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from lorica.exporting.merged import write_merged
+from lorica.exporting.options import Options
 from lorica.exporting.source import open_source
 from lorica.exporting.weights import read_weights_of
 
@@ -25,5 +26,5 @@ weights = read_weights_of(source)
 Path("/proc/self/clear_refs").write_text("5")  # the peak begins again from where memory stands
 before = peak()
 out.mkdir()
-write_merged(source, weights, out, None)
+write_merged(source, weights, out, Options("merged"))
 print(json.dumps({"grew": peak() - before, "shard": max(file.stat().st_size for file in out.glob("*.safetensors"))}))

@@ -9,6 +9,12 @@ from lorica.exporting.weights import Weights
 from lorica.exporting.written import WrittenWeight
 
 
+def check_low_rank(source: Source, instead: str) -> None:
+    """Raises ValueError for a full fine-tune; `instead` says what to do."""
+    if source.whole:
+        raise ValueError(f"the run in {source.path} trained the whole model, so there is no adapter. {instead}")
+
+
 def low_rank_pairs(
     source: Source, weights: Weights, reader: str, but: Collection[str], instead: str
 ) -> dict[str, LowRank]:
@@ -17,8 +23,7 @@ def low_rank_pairs(
     Raises ValueError for a full fine-tune and for what no such pair is, and for pairs of the parameters in `but`
     (embedding and head), none of which `reader` takes; `instead` says what to do.
     """
-    if source.whole:
-        raise ValueError(f"the run in {source.path} trained the whole model, so there is no adapter. {instead}")
+    check_low_rank(source, instead)
     pairs: dict[str, LowRank] = {}
     for parameter, change in weights.changes.by_parameter.items():
         if not isinstance(change, LowRank):

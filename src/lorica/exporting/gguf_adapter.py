@@ -15,24 +15,28 @@ import torch
 from lorica.exporting.adapters import compared, low_rank_pairs
 from lorica.exporting.changes import LowRank
 from lorica.exporting.gguf_form import FileTensor, Form, form_of
+from lorica.exporting.options import Options
 from lorica.exporting.source import Source, open_trained
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.gguf.values import Value, count, number, text
 from lorica.gguf.write import write
+from lorica.models.fingerprint import Progress
 
 FILE = "adapter.gguf"
 TYPES = {"F32": 0, "F16": 1}
 INSTEAD = "Use --to gguf, which merges it."
 
 
-def write_gguf_adapter(source: Source, weights: Weights, folder: Path, type_name: str | None = None) -> Written:
-    """Write `adapter.gguf` into `folder`, as F32 or F16.
+def write_gguf_adapter(
+    source: Source, weights: Weights, folder: Path, options: Options, _progress: Progress | None = None
+) -> Written:
+    """Write `adapter.gguf` into `folder`, as F32 (the default) or F16.
 
     Raises ValueError for what llama.cpp cannot take: DoRA, trained norms, whole modules and token rows, the ends of a
     tied pair, modules that its graph does not adapt.
     """
-    type_name = type_name or "F32"
+    type_name = options.type or "F32"
     form = form_of(weights.skeleton.model.config, weights.file)
     pairs = low_rank_pairs(source, weights, "llama.cpp's adapters", weights.changes.tied or (), INSTEAD)
     (alpha, _), *_ = Counter(pair.scale * pair.down.shape[0] for pair in pairs.values()).most_common(1)

@@ -15,6 +15,7 @@ from torch import Tensor
 from lorica.exporting.gguf_form import Errors, FileTensor, Form, GgufTensor, form_of
 from lorica.exporting.gguf_tensors import check_importances, converted, is_dense, onto_file
 from lorica.exporting.gguf_tokenizer import write_tokenizer
+from lorica.exporting.options import Options
 from lorica.exporting.output import check_space
 from lorica.exporting.source import Source, open_alone
 from lorica.exporting.weights import Weights
@@ -70,25 +71,20 @@ def _told(part: Part, done: int, total: int, progress: Progress | None) -> Part:
 
 
 def write_gguf(
-    source: Source,
-    weights: Weights,
-    folder: Path,
-    mixture: str | None,
-    importances: Importances | None = None,
-    progress: Progress | None = None,
+    source: Source, weights: Weights, folder: Path, options: Options, progress: Progress | None = None
 ) -> Written:
-    """Write `model.gguf` into `folder`. `mixture` names the file's type, or, from a packed GGUF base, that of the
-    changed tensors; None is Q8_0, or what a base that is not packed has.
+    """Write `model.gguf` into `folder`. The type is the file's mixture, or, from a packed GGUF base, that of the
+    changed tensors; without one it is Q8_0, or what a base that is not packed has.
 
     Raises ValueError for an architecture or tokenizer that has no GGUF form, changes that it cannot hold, weights that
     are not finite, a full disk.
     """
-    form, importances = form_of(weights.skeleton.model.config, weights.file), importances or {}
+    form, importances = form_of(weights.skeleton.model.config, weights.file), options.importances()
     if weights.file is not None:
-        plan = plan_onto_file(weights, form, mixture, bool(importances))
+        plan = plan_onto_file(weights, form, options.type, bool(importances))
     else:
         facts = source.facts()
-        plan = plan_converted(weights, form, mixture or DEFAULT, source.name, facts, bool(importances))
+        plan = plan_converted(weights, form, options.type or DEFAULT, source.name, facts, bool(importances))
     _use_template(plan, source)
     check_importances(plan.tensors, importances)
     plan.write(folder / FILE, importances, progress)

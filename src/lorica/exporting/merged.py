@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lorica.exporting.changes import Change
+from lorica.exporting.options import Options
 from lorica.exporting.output import MARK, check_space
 from lorica.exporting.source import Source, open_alone
 from lorica.exporting.weights import Weights
@@ -54,10 +55,10 @@ class Output:
 
 
 def write_merged(
-    source: Source, weights: Weights, folder: Path, type_name: str | None, progress: Progress | None = None
+    source: Source, weights: Weights, folder: Path, options: Options, progress: Progress | None = None
 ) -> Written:
-    """Write the merged model into `folder`. `type_name` (F32, F16, BF16) changes the precision of all its weights; None
-    keeps what the base stores.
+    """Write the merged model into `folder`. A type (F32, F16, BF16) changes the precision of all its weights; without
+    one they keep what the base stores.
 
     Raises ValueError for a change that has no tensor to go to, weights that are not finite, a full disk.
     """
@@ -65,7 +66,7 @@ def write_merged(
         raise ValueError(
             f"the base {source.base_name} is a GGUF file, of which no transformers directory is made; use --to gguf."
         )
-    dtype = TYPES[type_name] if type_name else None
+    dtype = TYPES[options.type] if options.type else None
     files = planned(weights, dtype)
     check_space(folder, sum(output.bytes for outputs in files.values() for output in outputs))
     _write_files(folder, files, progress)

@@ -7,14 +7,14 @@ read `tokenizer.chat_template` in the GGUF file themselves.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from transformers import GenerationConfig
 
 from lorica.exporting.gguf_model import FILE, write_gguf
+from lorica.exporting.options import Options
 from lorica.exporting.source import Source
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
@@ -76,20 +76,14 @@ FORMATS = (
 
 
 def write_ollama(
-    source: Source,
-    weights: Weights,
-    folder: Path,
-    mixture: str | None,
-    importances: dict[str, Tensor] | None = None,
-    progress: Progress | None = None,
+    source: Source, weights: Weights, folder: Path, options: Options, progress: Progress | None = None
 ) -> Written:
     """Write `model.gguf` and `Modelfile` into `folder`. Raises ValueError as `write_gguf`."""
-    written = write_gguf(source, weights, folder, mixture, importances, progress)
+    written = write_gguf(source, weights, folder, options, progress)
     facts = source.facts()
     content, note = modelfile(facts.tokenizer, facts.stop_ids, facts.longest, _sampling(source))
     write_atomically(folder / "Modelfile", content.encode())
-    files, notes = [*written.files, folder / "Modelfile"], [*written.notes, note]
-    return Written(files, written.weights, written.reopen, written.exact, notes)
+    return replace(written, files=[*written.files, folder / "Modelfile"], notes=[*written.notes, note])
 
 
 def modelfile(

@@ -13,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lorica.exporting.adapters import compared, low_rank_pairs
+from lorica.exporting.adapters import check_low_rank, compared, low_rank_pairs
+from lorica.exporting.options import Options
 from lorica.exporting.source import Source, open_trained
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.files import read_json, write_json, write_safetensors
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_files
 from lorica.lora.peft_config import pair_keys
+from lorica.models.fingerprint import Progress
 
 PROFILES = ("vllm",)
 INSTEAD = "Use --to merged, or --to gguf."
@@ -27,20 +29,20 @@ VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # what its --max-lora-rank may
 BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template.jinja")
 
 
-def write_peft(source: Source, weights: Weights, folder: Path, profile: str | None = None) -> Written:
-    """Write the adapter into `folder`.
+def write_peft(
+    source: Source, weights: Weights, folder: Path, options: Options, _progress: Progress | None = None
+) -> Written:
+    """Write the adapter into `folder`, for every reader of PEFT's format or shaped for that of `profile`.
 
     Raises ValueError for a full fine-tune, and for what the profile's reader refuses.
     """
-    assert profile is None or profile in PROFILES
-    if source.whole:
-        raise ValueError(f"the run in {source.path} trained the whole model, so there is no adapter. {INSTEAD}")
-    if profile is None and source.trained.is_dir():
+    check_low_rank(source, INSTEAD)
+    if options.profile is None and source.trained.is_dir():
         for name in (WEIGHTS, CONFIG):
             shutil.copyfile(source.trained / name, folder / name)
     else:
         values, provenance, tensors = read_files(source.trained, weights.skeleton.model.config)
-        if profile is not None:
+        if options.profile is not None:
             values, tensors = _uniform(source, weights, values)
         own = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
         write_safetensors(folder / WEIGHTS, tensors, own)
@@ -52,7 +54,7 @@ def write_peft(source: Source, weights: Weights, folder: Path, profile: str | No
         lambda: compared(folder, weights, source),
         lambda dtype: open_trained(source, dtype, folder),
         exact=True,
-        notes=[*(_notes(folder) if profile == "vllm" else []), *source.notes],
+        notes=[*(_notes(folder) if options.profile == "vllm" else []), *source.notes],
     )
 
 

@@ -4,10 +4,9 @@ All numbers compare distributions over the next token at the same positions: `kl
 nats a token, and `kl_of_base` the same of the untouched base, which is what losing the whole fine-tune would cost.
 """
 
-import os
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from lorica.exporting.survival import HOLDS, Survival, overall, survival_of, sur
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.models import load
+from lorica.planning.here import free_bytes
 from lorica.run.prepare import metric_names, tokens_per_microbatch
 from lorica.run.reopen import Opened
 from lorica.run.watch import Watcher
@@ -103,8 +103,7 @@ def _precision(weights: Weights) -> str:
     if torch.cuda.is_available():
         return "auto"
     values = sum(parameter.numel() for parameter in weights.skeleton.model.parameters())
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
-    return "fp32" if 1.5 * 4 * values < free or values < SMALL else "auto"
+    return "fp32" if 1.5 * 4 * values < free_bytes("cpu") or values < SMALL else "auto"
 
 
 def _reasons(survival: float, kl: float, kl_of_base: float, exact: bool) -> list[str]:
@@ -131,7 +130,7 @@ def _reference(source: Source, dtype: str, watcher: Watcher) -> tuple[list[Tenso
     if opened.adapter is None:
         opened = Opened(load(source.base, dtype=dtype), None, opened.conversational)
     with opened.adapter.disable() if opened.adapter is not None else nullcontext():
-        return logits_of(opened.base, probes.probes, _telling(watcher, "running the base")), tuned, probes
+        return logits_of(opened.base, probes.probes, partial(watcher.stage, "running the base")), tuned, probes
 
 
 def _measure(opened: Opened, probes: Probes, watcher: Watcher, stage: str) -> _Measured:
@@ -151,8 +150,4 @@ def _measure(opened: Opened, probes: Probes, watcher: Watcher, stage: str) -> _M
             progress=watcher.stage,
         )
         metrics = {result.name: result.score for result in found.metrics}
-    return _Measured(logits_of(opened.base, probes.probes, _telling(watcher, stage)), metrics)
-
-
-def _telling(watcher: Watcher, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: watcher.stage(stage, done, total)
+    return _Measured(logits_of(opened.base, probes.probes, partial(watcher.stage, stage)), metrics)

@@ -1,14 +1,16 @@
 """Export what a run trained, and prove that what was written computes it."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lorica.exporting.card import write_card
+from lorica.exporting.options import Options
 from lorica.exporting.output import MARK, check_output, written_aside
 from lorica.exporting.proof import Proof, prove
 from lorica.exporting.source import Source, open_source
-from lorica.exporting.targets import TARGETS, Options, checked
+from lorica.exporting.targets import TARGETS, checked
 from lorica.exporting.weights import read_weights_of
 from lorica.files import write_json
 from lorica.run.watch import Watcher
@@ -63,14 +65,12 @@ def export(
     source = open_source(path, base, allow_other_base=allow_other_base)
     folder = Path(out) if out is not None else _default_folder(source, options)
     check_output(folder, overwrite)
-    weights = read_weights_of(source, lambda done, total: watcher.stage("hashing the base", done, total))
+    weights = read_weights_of(source, partial(watcher.stage, "hashing the base"))
     for note in weights.changes.notes:
         watcher.notice(note)
     target = TARGETS[to]
     with written_aside(folder, overwrite) as aside:
-        written = target.write(
-            source, weights, aside, options, lambda done, total: watcher.stage("writing tensors", done, total)
-        )
+        written = target.write(source, weights, aside, options, partial(watcher.stage, "writing tensors"))
         found = prove(source, weights, written, watcher) if proof else None
         write_card(source, aside, target.use, target.library)
         files = sorted([*(file.name for file in written.files), "README.md", MARK])

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +76,13 @@ def quantise(
         raise ValueError(f"{out} exists already; give another --out, or --overwrite to replace the file.")
     name = str(model)
     base = gguf_file(name) or model_folder(name)
-    weights = base_weights(base, name, lambda done, total: watcher.stage("reading the base", done, total))
+    weights = base_weights(base, name, partial(watcher.stage, "reading the base"))
     importances = read_imatrix(imatrix) if imatrix is not None else {}
     plan = _plan(weights, kind, base, requantise, bool(importances))
     check_importances(plan.tensors, importances)
     errors = Errors()
     out.parent.mkdir(parents=True, exist_ok=True)
-    plan.write(out, importances, lambda done, total: watcher.stage("packing tensors", done, total), errors)
+    plan.write(out, importances, partial(watcher.stage, "packing tensors"), errors)
     measured = _measure(base, out, watcher) if measure else None
     values = sum(tensor.numel for tensor in plan.tensors)
     bits = 8 * plan.bytes / values
@@ -114,10 +115,10 @@ def _measure(base: Path, out: Path, watcher: Watcher) -> Measured:
     """The two are in memory one after the other."""
     before = load(base, dtype="fp32")
     probes = text_probes(before)
-    wanted = logits_of(before, probes, lambda done, total: watcher.stage("running the base", done, total))
+    wanted = logits_of(before, probes, partial(watcher.stage, "running the base"))
     del before
     after = load(out, dtype="fp32")
-    found = logits_of(after, probes, lambda done, total: watcher.stage("running the packed model", done, total))
+    found = logits_of(after, probes, partial(watcher.stage, "running the packed model"))
     tokens = sum(len(probe.positions) for probe in probes)
     losses = loss(probes, wanted), loss(probes, found)
     return Measured(*losses, divergence(wanted, found), agreement(wanted, found), tokens)
