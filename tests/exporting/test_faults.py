@@ -52,6 +52,27 @@ def test_an_earlier_export_is_replaced_when_asked(adapter: Path, tmp_path: Path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base", "out"]
 
 
+def test_a_link_to_an_earlier_export_stays_a_link(adapter: Path, tmp_path: Path) -> None:
+    export(adapter, "peft", out=tmp_path / "large disk" / "out", proof=False)
+    (tmp_path / "out").symlink_to(tmp_path / "large disk" / "out")
+    export(adapter, "merged", out=tmp_path / "out", proof=False, overwrite=True)
+    made.by_transformers(tmp_path / "large disk" / "out", tiny.tokens())
+    assert (tmp_path / "out").is_symlink() and sorted(path.name for path in tmp_path.iterdir()) == [
+        "adapter", "base", "large disk", "out",
+    ]  # fmt: skip
+
+
+def test_an_export_of_the_folder_that_one_stands_in_lies_beside_it(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(adapter.iterdir())
+    monkeypatch.chdir(adapter)
+    assert Path(export(".", "peft", proof=False).path) == tmp_path / "adapter-peft"
+    assert sorted(adapter.iterdir()) == before
+    card = (tmp_path / "adapter-peft" / "README.md").read_text()
+    assert str(tmp_path) not in card and 'base_model: "base"' in card
+
+
 def test_no_space(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 5000, 5000))

@@ -13,7 +13,7 @@ def write_card(source: Source, folder: Path, use: str, library: str) -> Path:
     """Write the model card; `use` is how to load the export, `library` who reads it."""
     head = [
         "---",
-        f"base_model: {json.dumps(source.base_name)}",
+        f"base_model: {json.dumps(source.base_title)}",
         f"library_name: {library}",
         "pipeline_tag: text-generation",
         "tags:",
@@ -22,7 +22,7 @@ def write_card(source: Source, folder: Path, use: str, library: str) -> Path:
         "",
         f"# {source.name}",
         "",
-        f"A fine-tune of `{source.base_name}`, made and exported with Lorica.",
+        f"A fine-tune of `{source.base_title}`, made and exported with Lorica.",
         "",
         use,
         "",

@@ -39,10 +39,12 @@ def _existing(folder: Path) -> Path:
 
 @contextmanager
 def written_aside(out: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder beside `out`; it takes the name `out` when the block ends, and is removed when it fails.
+    """A new folder beside `out`, or beside what that links to; it takes its name when the block ends, and is removed
+    when it fails.
 
     Raises ValueError as `check_output`, OSError if the folder cannot be written.
     """
+    out = out.resolve()
     check_output(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     aside = out.with_name(f".{out.name}.tmp-{os.getpid()}")

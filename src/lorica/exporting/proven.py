@@ -93,4 +93,5 @@ def _packed_base(source: Source, to: str) -> list[str]:
 def _default_folder(source: Source, options: Options) -> Path:
     if source.run is not None:
         return source.run.path / "exports" / options.folder
-    return Path(f"{source.trained}".removesuffix(".gguf") + f"-{options.folder}")
+    beside = source.trained if source.trained.name not in ("", "..") else source.trained.resolve()
+    return beside.with_name(f"{beside.name.removesuffix('.gguf')}-{options.folder}")

@@ -36,6 +36,12 @@ class Source:
         return folder.parent.name if folder.name == "adapter" else folder.name.removesuffix(".gguf")
 
     @property
+    def base_title(self) -> str:
+        """What the base is called elsewhere: its hub id, or its own name without the folders of this machine."""
+        local = Path(self.base_name).expanduser().exists()
+        return self.base.resolve().name if local else self.base_name
+
+    @property
     def tokenizer(self) -> str | None:
         """The folder of the tokenizer that was saved with the training; None for the base's own."""
         return str(self.trained) if (self.trained / "tokenizer.json").is_file() else None
