@@ -50,7 +50,8 @@ def test_everything_is_measured_and_survives_json(model: Any, tokenizer: Any) ->
 
 def test_generation_is_limited_and_falls_back_to_samples(model: Any, tokenizer: Any) -> None:
     rows = random_rows([9] * 12)
-    options: dict[str, Any] = {"capacity": 50, "device": "cpu", "max_new_tokens": 2, "forgetting": None, "samples": 3}
+    options: dict[str, Any] = {"capacity": 50, "device": "cpu", "stop_ids": [2], "max_new_tokens": 2, "samples": 3}
+    options["forgetting"] = None
     assert len(evaluate(model, tokenizer, rows, **options).answers) == 3
     some = evaluate(model, tokenizer, rows, metrics=["bleu"], generate_rows=7, **options)
     assert len(some.answers) == 7 and some.general is None
@@ -59,13 +60,13 @@ def test_generation_is_limited_and_falls_back_to_samples(model: Any, tokenizer: 
 
 def test_plain_text_rows_have_no_answers(model: Any, tokenizer: Any) -> None:
     rows = [Example("t:1", [1, 9, 8, 7], [0.0, 1.0, 1.0, 1.0], None)]
-    result = evaluate(model, tokenizer, rows, capacity=9, device="cpu", metrics=["bleu"], forgetting=None)
+    result = evaluate(model, tokenizer, rows, capacity=9, device="cpu", stop_ids=[2], metrics=["bleu"], forgetting=None)
     assert result.answers == [] and result.metrics == [] and result.scores is not None
     assert result.notes == ["bleu: not measured, because the held-out rows are plain text without an answer."]
 
 
 def test_no_held_out_rows(model: Any, tokenizer: Any) -> None:
-    result = evaluate(model, tokenizer, [], capacity=9, device="cpu", metrics=["bleu"], forgetting=None)
+    result = evaluate(model, tokenizer, [], capacity=9, device="cpu", stop_ids=[2], metrics=["bleu"], forgetting=None)
     assert result.scores is None and "No held-out rows" in result.notes[0]
     assert Evaluation.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
@@ -73,12 +74,14 @@ def test_no_held_out_rows(model: Any, tokenizer: Any) -> None:
 @pytest.mark.parametrize("wrong", [{"metrics": ["bleu", "blue"]}, {"forgetting": "absent.txt"}])
 def test_a_bad_setting_is_refused_before_anything_is_computed(tokenizer: Any, wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"Unknown metric 'blue'|Cannot read the general text absent\.txt"):
-        evaluate(None, tokenizer, random_rows([9]), capacity=9, device="cpu", **wrong)
+        evaluate(None, tokenizer, random_rows([9]), capacity=9, device="cpu", stop_ids=[2], **wrong)
 
 
 def test_microbatch_size_changes_nothing(tokenizer: Any) -> None:
     model, rows = tiny_llama().eval(), random_rows([9, 20, 4, 16])
-    one, other = (evaluate(model, tokenizer, rows, capacity=c, device="cpu", max_new_tokens=3) for c in (1, 300))
+    one, other = (
+        evaluate(model, tokenizer, rows, capacity=c, device="cpu", stop_ids=[2], max_new_tokens=3) for c in (1, 300)
+    )
     assert one.scores is not None and other.scores is not None and one.general is not None and other.general is not None
     np.testing.assert_allclose(one.scores.loss_sums, other.scores.loss_sums, rtol=1e-5)
     np.testing.assert_allclose(one.general.scores.loss_sums, other.general.scores.loss_sums, rtol=1e-5)

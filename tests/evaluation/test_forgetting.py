@@ -34,6 +34,22 @@ def test_long_text_is_limited_and_says_so(tmp_path: Path) -> None:
     assert len(text.passages) == 200 and text.bytes_left_aside == 30_000
 
 
+def test_a_long_text_without_blank_lines_is_limited_too(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("é" * 150_000, encoding="utf-8")
+    text = read_general_text(str(path))
+    assert text.passages == ["é" * 100_000] and text.bytes_left_aside == 100_000
+
+
+def test_text_as_other_programs_write_it(tmp_path: Path) -> None:
+    """Unicode's own line ends stand in JSON as they are; editors of Windows put a byte order mark before a text."""
+    lines = tmp_path / "general.jsonl"
+    said = ["one\u2028two", "three\u0085four"]
+    rows = "\r\n".join(json.dumps({"text": text}, ensure_ascii=False) for text in said)
+    lines.write_bytes(b"\xef\xbb\xbf" + rows.encode())
+    assert read_general_text(str(lines)).passages == said
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

@@ -10,7 +10,7 @@ import torch
 from stand_ins import random_rows, tiny_llama
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from lorica.evaluation.generation import generate, stop_tokens
+from lorica.evaluation.generation import generate
 
 PROMPTS = [row.input_ids for row in random_rows([3, 17, 1, 8, 8, 29, 12])]
 
@@ -63,15 +63,6 @@ def test_stops_where_the_context_ends(tokenizer: Any) -> None:
 def test_nothing_to_generate(model: Any, tokenizer: Any) -> None:
     assert generate(model, tokenizer, [], 12, [2]) == []
     assert generate(model, tokenizer, [[], [5]], 2, [])[0] == []
-
-
-def test_stop_tokens_are_the_tokenizers_and_the_models(tokenizer: Any) -> None:
-    model = tiny_llama()
-    assert stop_tokens(model, tokenizer) == [2]
-    model.generation_config.eos_token_id = [7, 2]
-    assert stop_tokens(model, tokenizer) == [2, 7]
-    model.generation_config.eos_token_id = None
-    assert stop_tokens(model, tokenizer) == [2]
 
 
 @pytest.mark.parametrize("name", ["stories260K", "babyllama-1M-tok361"])

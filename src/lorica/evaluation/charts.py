@@ -6,7 +6,7 @@ Colours come from the page's style sheet through class names, so that one drawin
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -52,12 +52,33 @@ def line_chart(series: Sequence[Series], x_label: str, y_label: str, height: int
     x_ticks = [tick for tick in nice_ticks(0, end, 8) if tick <= end]
     y_ticks = nice_ticks(min(y for _, y in points), max(y for _, y in points), 5)
     frame = _Frame((0, end or 1), (y_ticks[0], y_ticks[-1]), height)
-    parts = [_grid(frame, x_ticks, y_ticks)]
-    parts += [_draw(s, frame) for s in drawn]
-    parts.append(_axis_labels(x_label, y_label, height))
-    title = Markup("<title>{} by {}: {}</title>").format(y_label, x_label, ", ".join(s.label for s in drawn))
-    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img">{}{}</svg>')
-    return svg.format(WIDTH, height, title, Markup("").join(parts))
+    parts = [rows(y_ticks, frame.down), columns(x_ticks, frame.across, height)]
+    parts += [*(_draw(s, frame) for s in drawn), _axis_labels(x_label, y_label, height)]
+    return drawing(height, f"{y_label} by {x_label}: {', '.join(s.label for s in drawn)}", parts)
+
+
+def drawing(height: int, title: str, parts: Iterable[Markup], style: str = "chart") -> Markup:
+    """A picture of so many rows of pixels, titled for screen readers."""
+    svg = Markup('<svg class="{}" viewBox="0 0 {} {}" role="img"><title>{}</title>{}</svg>')
+    return svg.format(style, WIDTH, height, title, Markup("").join(parts))
+
+
+def rows(ticks: Sequence[float], down: Callable[[float], float], unit: str = "") -> Markup:
+    """A line across for each tick, its number to the left."""
+    line = Markup(
+        '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text x="{}" y="{}" class="tick end">{}</text>'
+    )
+    found = []
+    for tick in ticks:
+        y = round(down(tick), 1)
+        found.append(line.format(LEFT, WIDTH - RIGHT, LEFT - 8, round(y + 4, 1), f"{tick:g}{unit}", y=y))
+    return Markup("").join(found)
+
+
+def columns(ticks: Sequence[float], across: Callable[[float], float], height: int) -> Markup:
+    """The number of each tick beneath its place."""
+    mark = Markup('<text x="{}" y="{}" class="tick middle">{}</text>')
+    return Markup("").join(mark.format(round(across(tick), 1), height - BOTTOM + 18, f"{tick:g}") for tick in ticks)
 
 
 def interval_mark(difference: float, low: float, high: float, verdict: str | None) -> Markup:
@@ -113,23 +134,6 @@ def _draw(series: Series, frame: _Frame) -> Markup:
 
 def _path(places: Sequence[Point]) -> Markup:
     return Markup('<polyline points="{}"/>').format(" ".join(f"{x},{y}" for x, y in places))
-
-
-def _grid(frame: _Frame, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> Markup:
-    floor, right = frame.height - BOTTOM, WIDTH - RIGHT
-    lines = [
-        Markup(
-            '<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text x="{}" y="{}" class="tick end">{}</text>'
-        ).format(LEFT, right, LEFT - 8, round(frame.down(tick) + 4, 1), f"{tick:g}", y=round(frame.down(tick), 1))
-        for tick in y_ticks
-    ]
-    lines += [
-        Markup('<text x="{}" y="{}" class="tick middle">{}</text>').format(
-            round(frame.across(tick), 1), floor + 18, f"{tick:g}"
-        )
-        for tick in x_ticks
-    ]
-    return Markup("").join(lines)
 
 
 def _axis_labels(x_label: str, y_label: str, height: int) -> Markup:

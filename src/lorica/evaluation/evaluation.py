@@ -16,7 +16,7 @@ import torch
 from lorica.data.examples import Example
 from lorica.evaluation.completions import Answer, Question, decode, questions, without_stop
 from lorica.evaluation.forgetting import GeneralLoss, general_loss, read_general_text
-from lorica.evaluation.generation import generate, stop_tokens
+from lorica.evaluation.generation import generate
 from lorica.evaluation.metrics import MetricResult, check_metric, measure
 from lorica.evaluation.scores import Scores, score
 from lorica.training.engine import Engine
@@ -64,13 +64,13 @@ def evaluate(
     *,
     capacity: int,
     device: torch.device | str,
+    stop_ids: Sequence[int],
     metrics: Sequence[str] = (),
     max_new_tokens: int = 128,
     generate_rows: int = 200,
     samples: int = 5,
     forgetting: str | None = "auto",
     max_length: int = 512,
-    stop_ids: Sequence[int] | None = None,
     progress: StageProgress | None = None,
     engine: Engine | None = None,
 ) -> Evaluation:
@@ -78,10 +78,10 @@ def evaluate(
 
     Args:
         capacity: tokens per microbatch; changes speed and memory, never a result.
+        stop_ids: what ends a turn.
         metrics: names as in `evaluate.metric`: exact_match, bleu, chrf, "module:function".
         generate_rows: at most this many distinct prompts are answered for the metrics; `samples` where there are none.
         forgetting: "auto", the path of a text, or None; its passages are cut at `max_length` tokens.
-        stop_ids: what ends a turn; by default the tokenizer's and the model's end tokens.
         progress: called with (stage, done, total).
         engine: computes the losses; None is the model's own forward pass. Answers are the model's in any case.
 
@@ -91,7 +91,7 @@ def evaluate(
     for name in metrics:
         check_metric(name)
     text = read_general_text(forgetting) if forgetting is not None else None
-    stops = list(stop_ids) if stop_ids is not None else stop_tokens(model, tokenizer)
+    stops = list(stop_ids)
     asked = questions(rows, tokenizer, stops, max(generate_rows, samples) if metrics else samples)
     answers = _answer(model, tokenizer, asked, max_new_tokens, stops, _stage(progress, "answers"))
     general = None

@@ -104,7 +104,7 @@ def _bundled() -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"Cannot read the general text {path} (evaluate.forgetting): {error}. Expected a UTF-8 .txt file, a .jsonl "
@@ -114,7 +114,7 @@ def _read(path: Path) -> str:
 
 def _read_lines(path: Path) -> list[str]:
     passages = []
-    for number, line in enumerate(_read(path).splitlines(), start=1):
+    for number, line in enumerate(_read(path).split("\n"), start=1):  # JSON may hold the line ends of Unicode
         if not line.strip():
             continue
         try:
@@ -133,9 +133,11 @@ def _paragraphs(text: str) -> list[str]:
 
 
 def _limited(name: str, passages: list[str]) -> GeneralText:
+    """Whole passages, or the beginning of a first one that is longer than the limit."""
     sizes = np.cumsum([len(passage.encode()) for passage in passages])
-    kept = max(1, int(np.searchsorted(sizes, LIMIT_BYTES, side="right")))
-    return GeneralText(name, passages[:kept], int(sizes[-1] - sizes[kept - 1]))
+    kept = passages[: int(np.searchsorted(sizes, LIMIT_BYTES, side="right"))]
+    kept = kept or [passages[0].encode()[:LIMIT_BYTES].decode(errors="ignore")]
+    return GeneralText(name, kept, int(sizes[-1]) - sum(len(passage.encode()) for passage in kept))
 
 
 def _fitting(passage: str, tokenizer: Any, max_length: int) -> list[str]:

@@ -54,14 +54,6 @@ def generate(
     return results
 
 
-def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Ids that end a turn: the tokenizer's and the generation settings' end tokens (sorted, without repeats)."""
-    settings = getattr(model, "generation_config", None)
-    declared = getattr(settings, "eos_token_id", None)
-    found = {tokenizer.eos_token_id, *(declared if isinstance(declared, (list, tuple)) else [declared])}
-    return sorted(token for token in found if token is not None)
-
-
 def _budget(model: Any, prompt_length: int, max_new_tokens: int) -> int:
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if prompt_length == 0:

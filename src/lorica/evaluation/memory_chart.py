@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lorica.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, WIDTH, nice_ticks
+from lorica.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, WIDTH, drawing, nice_ticks, rows
 from lorica.evaluation.quantities import memory
 
 HEIGHT = 320
@@ -26,11 +26,10 @@ def memory_chart(timeline: Mapping[str, Any]) -> Markup:
     unit, size = ("GiB", 2**30) if max(totals) >= 2**30 else ("MiB", 2**20)
     ticks = nice_ticks(0, max(totals) / size, 5)
     scale = (HEIGHT - TOP - BOTTOM) / ticks[-1] / size
+    grid = rows(ticks, lambda tick: HEIGHT - BOTTOM - tick * size * scale, f" {unit}")
     bands = [_band(number, columns, scale) for number in range(len(terms))]
-    parts = [_rows(ticks, unit), *bands, _stage_names([name for name, *_ in stages]), _peak(totals, scale)]
-    title = Markup("<title>memory over a training step, planned: {}</title>").format(", ".join(terms))
-    svg = Markup('<svg class="chart memory" viewBox="0 0 {} {}" role="img">{}{}</svg>')
-    return svg.format(WIDTH, HEIGHT, title, Markup("").join(parts))
+    parts = [grid, *bands, _stage_names([name for name, *_ in stages]), _peak(totals, scale)]
+    return drawing(HEIGHT, f"memory over a training step, planned: {', '.join(terms)}", parts, "chart memory")
 
 
 def _positive(column: Sequence[int]) -> list[int]:
@@ -50,15 +49,6 @@ def _band(number: int, columns: Sequence[Sequence[int]], scale: float) -> Markup
     upper = [f"{_across(i, count)},{floor - high * scale:.1f}" for i, (_, high) in enumerate(sums)]
     lower = [f"{_across(i, count)},{floor - low * scale:.1f}" for i, (low, _) in enumerate(sums)]
     return Markup('<polygon class="term-{}" points="{}"/>').format(number, " ".join(upper + lower[::-1]))
-
-
-def _rows(ticks: Sequence[float], unit: str) -> Markup:
-    line = Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="end" x="{}" y="{}">{}</text>')
-    rows = []
-    for tick in ticks:
-        y = round(HEIGHT - BOTTOM - tick / ticks[-1] * (HEIGHT - TOP - BOTTOM), 1)
-        rows.append(line.format(LEFT, WIDTH - RIGHT, y, y, LEFT - 8, y + 4, f"{tick:g} {unit}"))
-    return Markup("").join(rows)
 
 
 def _stage_names(names: Sequence[str]) -> Markup:

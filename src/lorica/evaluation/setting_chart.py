@@ -8,15 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lorica.evaluation.charts import nice_ticks
+from lorica.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, WIDTH, columns, drawing, nice_ticks, rows
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 860, 320, 76, 16, 14, 46
+HEIGHT = 320
 Point = tuple[float, float, bool]  # value, loss, whether the trial was finished
 
 
-def loss_chart(rows: Sequence[Mapping[str, Any]], key: str) -> Markup:
-    """`rows` as a comparison gives them. Trials that were stopped early are hollow; empty where nothing is a number."""
-    lines = _lines(rows, key)
+def loss_chart(trials: Sequence[Mapping[str, Any]], key: str) -> Markup:
+    """`trials` as a comparison gives them; those that were stopped early are hollow. Empty without numbers to draw."""
+    lines = _lines(trials, key)
     points = [point for line in lines.values() for point in line]
     if len({value for value, _, _ in points}) < 2:
         return Markup("")
@@ -24,25 +24,23 @@ def loss_chart(rows: Sequence[Mapping[str, Any]], key: str) -> Markup:
     across = _scale([value for value, _, _ in points], LEFT + 20, WIDTH - RIGHT - 20, logarithmic)
     ticks = nice_ticks(min(loss for _, loss, _ in points), max(loss for _, loss, _ in points), 5)
     down = _scale([ticks[0], ticks[-1]], HEIGHT - BOTTOM, TOP, logarithmic=False)
-    parts = [_grid(down, ticks), _values(across, sorted({value for value, _, _ in points}))]
+    parts = [rows(ticks, down), columns(sorted({value for value, _, _ in points}), across, HEIGHT)]
     parts += [_line(number, name, line, across, down) for number, (name, line) in enumerate(lines.items())]
-    title = Markup("<title>held-out loss by {}</title>").format(key)
     label = Markup('<text class="axis middle" x="{}" y="{}">{}</text>').format((LEFT + WIDTH) / 2, HEIGHT - 6, key)
-    svg = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img">{}{}{}</svg>')
-    return svg.format(WIDTH, HEIGHT, title, Markup("").join(parts), label)
+    return drawing(HEIGHT, f"held-out loss by {key}", [*parts, label])
 
 
-def numeric_keys(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def numeric_keys(trials: Sequence[Mapping[str, Any]]) -> list[str]:
     """The varied settings that have at least two numbers as values, the learning rate first."""
-    keys = list(rows[0]["settings"]) if rows else []
-    found = [key for key in keys if len({v for row in rows if (v := _number(row["settings"][key])) is not None}) > 1]
+    keys = list(trials[0]["settings"]) if trials else []
+    found = [key for key in keys if len({v for row in trials if (v := _number(row["settings"][key])) is not None}) > 1]
     return sorted(found, key=lambda key: key != "train.lr")
 
 
-def _lines(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[Point]]:
-    furthest = max(row["steps"] for row in rows)
+def _lines(trials: Sequence[Mapping[str, Any]], key: str) -> dict[str, list[Point]]:
+    furthest = max(row["steps"] for row in trials)
     lines: dict[str, list[Point]] = {}
-    for row in rows:
+    for row in trials:
         value, loss = _number(row["settings"][key]), row["held_out_loss"]
         if value is not None and loss is not None:
             others = ", ".join(f"{k.rpartition('.')[2]} {v}" for k, v in row["settings"].items() if k != key)
@@ -61,19 +59,6 @@ def _scale(values: Sequence[float], start: float, end: float, logarithmic: bool)
     transform = math.log10 if logarithmic else float
     low, high = transform(min(values)), transform(max(values))
     return lambda value: round(start + (transform(value) - low) / ((high - low) or 1.0) * (end - start), 1)
-
-
-def _grid(down: Any, ticks: Sequence[float]) -> Markup:
-    return Markup("").join(
-        Markup('<line class="grid" x1="{}" x2="{}" y1="{y}" y2="{y}"/><text x="{}" y="{}" class="tick end">{}</text>')
-        .format(LEFT, WIDTH - RIGHT, LEFT - 8, down(tick) + 4, f"{tick:g}", y=down(tick))
-        for tick in ticks
-    )  # fmt: skip
-
-
-def _values(across: Any, values: Sequence[float]) -> Markup:
-    mark = Markup('<text x="{}" y="{}" class="tick middle">{}</text>')
-    return Markup("").join(mark.format(across(value), HEIGHT - BOTTOM + 18, f"{value:g}") for value in values)
 
 
 def _line(number: int, name: str, points: Sequence[Point], across: Any, down: Any) -> Markup:
