@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lorica.data import Example, read_examples
 from lorica.data.findings import Findings
-from lorica.data.tokenise import Document, Span, Tokeniser
+from lorica.data.tokenise import Document, Shade, Span, Tokeniser
 
 TOKENIZERS = {
     "modern byte-level": byte_level(),
@@ -73,6 +73,27 @@ def test_a_straddling_turn_stays_in_the_context_of_later_turns() -> None:
     assert tokenizer.decode([i for i, w in zip(whole.input_ids, whole.weights, strict=True) if w]) == " mat<|im_end|>"
     assert own.input_ids[: own.completion_start] == tokenizer("the ")["input_ids"]
     assert tokenizer.decode(own.input_ids[own.completion_start :]) == "cat sat<|im_end|>"
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=st.lists(TEXT, min_size=2, max_size=5), text=st.sampled_from(["", "<|im_end|>", "<|im_", "<unk>", "</s>"]))
+def test_spans_are_found_without_the_characters_of_tokens(tokenizer: Any, texts: list[str], text: str) -> None:
+    """A shade that covers nothing makes the tokenizer tell which characters each token covers; nothing else changes."""
+    written, spans = text, []
+    for part in texts:
+        start, written = len(written), written + part + tokenizer.eos_token
+        spans.append(Span(start, len(written), 0.5))
+    tokeniser = Tokeniser(tokenizer)
+    quick, slow = (Document("rows:1", written, spans, shades=shades) for shades in ([], [Shade(0, 0, 1.0)]))
+    assert outcome(tokeniser, quick) == outcome(tokeniser, slow)
+
+
+def outcome(tokeniser: Tokeniser, document: Document) -> list[Example] | str:
+    """The examples, or the refusal."""
+    try:
+        return list(tokeniser.examples([document], Findings()))
+    except ValueError as error:
+        return str(error)
 
 
 def test_an_empty_prompt(tokenizer: Any, write: Any) -> None:

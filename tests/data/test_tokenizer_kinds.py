@@ -1,7 +1,8 @@
 """Chats with tokenizers of every kind, against the server's own tokenisation of each prompt and of each whole turn.
 
 The kinds differ in what they do to spaces (a prefix before the text, or before each piece of it), to characters (NFKC,
-lower case, composing), to bytes that no token has, and to the white space beside control tokens.
+lower case, composing), to bytes that no token has, and in how control tokens are read: with the white space beside
+them, only where they stand alone, or after normalising.
 """
 
 import json
@@ -35,8 +36,10 @@ TEMPLATES = {
 
 
 def wrapped(tokenizer: Tokenizer, **control: bool) -> Any:
-    """With the control tokens of the templates, which strip white space or are normalised as `control` says."""
-    tokenizer.add_special_tokens([AddedToken(token, **{"normalized": False} | control) for token in (STOP, START)])
+    """With the control tokens of the templates, which are read as `control` says; but turns end wherever they do."""
+    start = {"normalized": False} | control
+    stop = start | {"single_word": False}
+    tokenizer.add_special_tokens([AddedToken(STOP, **stop), AddedToken(START, **start)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=STOP)
 
 
@@ -56,8 +59,8 @@ def bpe(pre: Any, decoder: Any, normalizer: Any = None, fallback: bool = False, 
     return wrapped(tokenizer, **control)
 
 
-def byte_level(prefix: bool, trim: bool) -> Any:
-    made = bpe(pre_tokenizers.ByteLevel(add_prefix_space=prefix), decoders.ByteLevel())
+def byte_level(prefix: bool, trim: bool, **control: bool) -> Any:
+    made = bpe(pre_tokenizers.ByteLevel(add_prefix_space=prefix), decoders.ByteLevel(), **control)
     made.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
     return made
 
@@ -104,6 +107,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "sentencepiece, unsplit": lambda: sentencepiece("first", split=False),
     "sentencepiece, NFKC": lambda: sentencepiece("always", normalizers.NFKC()),
     "sentencepiece, control tokens strip": lambda: sentencepiece("first", rstrip=True),
+    "sentencepiece, control tokens strip before": lambda: sentencepiece("always", lstrip=True),
     "sentencepiece, control tokens normalised": lambda: sentencepiece("first", normalizers.NFKC(), normalized=True),
     "unigram, NFKC and single spaces": lambda: unigram(normalizers.Sequence([normalizers.NFKC(), SPACES])),
     "unigram, stripped": lambda: unigram(normalizers.Sequence([normalizers.NFKC(), normalizers.Strip()])),
@@ -112,6 +116,10 @@ KINDS: dict[str, Callable[[], Any]] = {
     "byte-level, prefix": lambda: byte_level(True, False),
     "byte-level, trimmed": lambda: byte_level(False, True),
     "byte-level, prefix, trimmed": lambda: byte_level(True, True),
+    "byte-level, control tokens strip before": lambda: byte_level(False, False, lstrip=True),
+    "byte-level, control tokens strip both sides": lambda: byte_level(False, True, lstrip=True, rstrip=True),
+    "byte-level, turns begin with a single word": lambda: byte_level(False, False, single_word=True),
+    "byte-level, control tokens normalised": lambda: byte_level(False, False, normalized=True),
     "BERT": wordpiece,
 }
 MADE: dict[str, Any] = {}
@@ -161,8 +169,18 @@ def served(
         return prompt, whole[len(prompt) :]
     [(before, generated), *_] = [run for run in runs if run[0] == prompt]
     assert generated[-1] == tokenizer.eos_token_id
-    assert tokenizer.decode([*before, *generated]) in (
-        tokenizer.decode(whole),
-        tokenizer.decode(before) + turn.completion,
+    assert bare(tokenizer, tokenizer.decode([*before, *generated])) in (
+        bare(tokenizer, tokenizer.decode(whole)),
+        bare(tokenizer, tokenizer.decode(before) + turn.completion),
     )
     return before, generated
+
+
+def bare(tokenizer: Any, text: str) -> str:
+    """Without the white space that control tokens take into themselves."""
+    stop = tokenizer.added_tokens_decoder[tokenizer.eos_token_id]
+    for token in (STOP, START):
+        parts = text.split(token)
+        ends = [part.rstrip() if stop.lstrip else part for part in parts[:-1]] + parts[-1:]
+        text = token.join(ends[:1] + [part.lstrip() if stop.rstrip else part for part in ends[1:]])
+    return text

@@ -30,9 +30,9 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
             conversation.source,
             "No server generates a turn before any message, so it is context and not trained.",
         )
-    with template.in_time():
-        texts = locate(template, conversation, wanted, findings) if wanted else []
-        if texts is None:
+    texts = locate(template, conversation, wanted, findings) if wanted else []
+    if texts is None:
+        with template.in_time():
             texts = joined(serve(template, conversation, index, findings) for index in wanted)
     if len(texts) > 1:
         findings.add(
@@ -84,7 +84,7 @@ def _note_content(conversation: Conversation, index: int, completion: str, findi
     message = conversation.messages[index]
     if not message["content"].strip() and not message.get("tool_calls"):
         findings.add("empty assistant turn", conversation.source, "Only its stop token is trained.")
-    missing = [text for text in _written(message) if text.strip() not in completion]
+    missing = [text for text in _written(message) if not completion.startswith(text) and text.strip() not in completion]
     if missing:
         findings.add(
             "text left out by the template",

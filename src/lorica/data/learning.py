@@ -61,7 +61,8 @@ class _Witness:
         self._renderings, self._same = [], True
         self._asked.questions, self._asked.unforeseen = {}, False
         try:
-            turn = serve(self, twin, index, findings)
+            with self._served.in_time(), self._asking.in_time():
+                turn = serve(self, twin, index, findings)
         except ValueError:  # it refuses the twin; that the conversation itself is well is for the slow way to say
             return None
         if self._asked.unforeseen or not self._same:

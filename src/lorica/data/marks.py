@@ -8,7 +8,7 @@ space, so a stripped mark still says exactly what it stands for.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,9 @@ class Form:
         return pieces
 
 
+Filling = Callable[[Sequence[Text]], Any]
+
+
 def mark(number: int) -> str:
     """The mark of the text with this number."""
     return f"{LEAD}{chr(FIRST + number)}{TRAIL}"
@@ -101,27 +104,17 @@ def whole_marks(value: object) -> bool:
     return not isinstance(value, list | tuple) or all(map(whole_marks, value))
 
 
-def filled(value: Any, texts: Sequence[Text]) -> Any:
-    """The value with texts in place of their marks."""
-    if isinstance(value, str):
-        return _filled_text(value, texts)
-    if isinstance(value, list | tuple):
-        return type(value)(filled(item, texts) for item in value)
+def filling(value: Any) -> Filling:
+    """What gives the value, of text with whole marks, lists and dicts, with texts in place of their marks."""
+    if not marked(value):
+        return lambda texts: value
     if isinstance(value, dict):
-        return {filled(key, texts): filled(item, texts) for key, item in value.items()}
-    return value
-
-
-def _filled_text(value: str, texts: Sequence[Text]) -> str:
+        pairs = [(filling(key), filling(item)) for key, item in value.items()]
+        return lambda texts: {key(texts): item(texts) for key, item in pairs}
+    if not isinstance(value, str):
+        kind, items = type(value), [filling(item) for item in value]
+        return lambda texts: kind(item(texts) for item in items)
     if core := core_of(value):
-        return texts[ord(core) - FIRST].whole
-    if len(value) == 1 and value >= chr(FIRST):
-        return texts[ord(value) - FIRST].core if NUMBER.match(value) else value
-    if not NUMBER.search(value):
-        return value
-    return MARK.sub(lambda found: _fill(found.group(), texts), value)
-
-
-def _fill(found: str, texts: Sequence[Text]) -> str:
-    text = texts[ord(found.strip()) - FIRST]
-    return "".join(map(text.character, found))
+        return lambda texts: texts[ord(core) - FIRST].whole
+    form = Form.of(value)
+    return lambda texts: "".join(form.fill(texts))

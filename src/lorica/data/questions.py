@@ -24,8 +24,8 @@ from jinja2.runtime import Context, LoopContext, Macro
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from lorica.data.marks import Text, core_of, filled, marked, whole_marks
-from lorica.data.sandbox import Sandbox
+from lorica.data.marks import Filling, Text, core_of, filling, marked, whole_marks
+from lorica.data.sandbox import SCOPES, Sandbox
 from lorica.data.template import REFUSALS
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -40,7 +40,6 @@ ARRANGING = {"count", "first", "items", "last", "length", "list", "map", "reject
              "selectattr"}  # fmt: skip
 PASSING = {"d", "default"}  # give what they are given, after asking only whether it is there
 ESCAPING = {"e", "escape", "forceescape", "safe", "urlize", "xmlattr"}  # make text that escapes what it is joined to
-SCOPES = ("_loop_vars", "_block_vars")  # which Jinja hands to every call inside a loop or block
 SETTLED = {str, dict, list, bool, int, type(None)}
 STRIPPING = {"trim", "strip"}  # a text's mark without its white space is its core's, by definition
 SLICED, COMPARED, MEASURED, ITERATED, WRITTEN, KEYED = "slice", "compare", "measure", "iterate", "write", "key"
@@ -52,25 +51,19 @@ class Unforeseen(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An operation on marks and its answer. `holes` are the positional arguments with marks; `told` is whether the
-    answer has none."""
+    """An operation on marks and its answer, to be filled with texts."""
 
     operation: Callable[..., Any]
-    arguments: tuple[Any, ...]
-    keywords: dict[str, Any]
-    answer: Any
-    holes: tuple[int, ...]
-    told: bool
+    arguments: list[Filling]
+    keywords: dict[str, Filling]
+    answer: Filling
 
     def same(self, texts: Sequence[Text]) -> bool:
         """Whether the texts give the answer that their marks gave."""
-        arguments = list(self.arguments)
-        for hole in self.holes:
-            arguments[hole] = filled(arguments[hole], texts)
-        keywords = {key: filled(value, texts) for key, value in self.keywords.items()} if self.keywords else {}
-        answer = self.answer if self.told else filled(self.answer, texts)
+        arguments = [argument(texts) for argument in self.arguments]
+        keywords = {key: value(texts) for key, value in self.keywords.items()}
         try:
-            return bool(self.operation(*arguments, **keywords) == answer)
+            return bool(self.operation(*arguments, **keywords) == self.answer(texts))
         except REFUSALS:
             return False
 
@@ -102,13 +95,14 @@ class Asked(Sandbox):
             answer = operation(*arguments, **keywords)
         except REFUSALS as error:  # another text may not raise it
             raise self._cannot_tell(name) from error
-        if not _plain(answer) or not whole_marks(answer):
+        if not _plain(answer) or not whole_marks([answer, arguments, keywords]):
             raise self._cannot_tell(name)
         if name in STRIPPING and not keywords and [answer] == [core_of(argument) for argument in arguments]:
             return answer
-        holes = tuple(number for number, argument in enumerate(arguments) if marked(argument))
-        question = Question(operation, arguments, keywords, answer, holes, not marked(answer))
-        self.questions.setdefault(repr((name, arguments, keywords)), question)
+        key = repr((name, arguments, keywords))
+        if key not in self.questions:
+            named = {key: filling(value) for key, value in keywords.items()}
+            self.questions[key] = Question(operation, [*map(filling, arguments)], named, filling(answer))
         return answer
 
     def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from functools import cache
+from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import Environment
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
 
 METHODS = frozenset(dir(dict))
+PLAIN = {str, list, dict}
+SCOPES = ("_loop_vars", "_block_vars")  # which Jinja hands to every call inside a loop or block
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -27,6 +30,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         vars(self).update(vars(original))
         self.extensions = {name: extension.bind(self) for name, extension in original.extensions.items()}
         self._safe: dict[tuple[type, str], bool] = {}
+        self._namespace = original.globals["namespace"]
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         return {**self.globals, **(d or {})}
@@ -34,12 +38,17 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def getattr(self, obj: Any, attribute: str) -> Any:
         if type(obj) is dict and attribute not in METHODS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        if type(obj) is Namespace and not attribute.startswith("_"):
-            try:
-                return getattr(obj, attribute)
-            except AttributeError:
-                return self.undefined(obj=obj, name=attribute)
+        if type(obj) is self._namespace and not attribute.startswith("_"):
+            held = obj._Namespace__attrs
+            return held[attribute] if attribute in held else self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
+
+    def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(called) is BuiltinMethodType and type(called.__self__) in PLAIN:
+            for scope in SCOPES:
+                kwargs.pop(scope, None)
+            return called(*args, **kwargs)
+        return super().call(context, called, *args, **kwargs)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         key = type(obj), attr

@@ -5,13 +5,13 @@ server gets when it tokenises the prompt alone. Added tokens are hard boundaries
 from the last of them to the span is tokenised again, and equal pieces once. Where a token straddles the boundary, the
 span becomes an example of its own, of the prompt's own tokens and then the generated ones.
 
-The tokenizer is asked for a token's characters only where a span may begin or end, by bisection: the offsets of all
-tokens as Python objects would cost more than tokenising.
+The tokenizer takes up to a quarter longer where it has to say which characters its tokens cover, and most often that
+need not be known: turns end with added tokens (`positions.py`).
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,9 +20,10 @@ from unicodedata import normalize
 
 from lorica.data.examples import Example
 from lorica.data.findings import Findings
+from lorica.data.positions import Anchored, Located, Tokens
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
 CHUNK = 512  # documents a call of the tokenizer: enough to amortise the call, little enough to stay in cache
@@ -67,40 +68,12 @@ class Document:
     shades: list[Shade] = field(default_factory=list)
 
 
-class _Tokens:
-    """The tokens of a text and, on demand, the characters they cover."""
-
-    def __init__(self, encoding: Encoding) -> None:
-        self.ids: list[int] = encoding.ids
-        self._encoding = encoding
-
-    def start(self, token: int) -> int:
-        return self._characters(token)[0]
-
-    def end(self, token: int) -> int:
-        return self._characters(token)[1]
-
-    def starting_from(self, character: int) -> int:
-        """The first token that starts at or after `character`."""
-        if not self.ids or character > self.start(len(self.ids) - 1):  # most often the end of the text
-            return len(self.ids)
-        return bisect_left(range(len(self.ids)), character, key=self.start)
-
-    def ending_by(self, character: int) -> int:
-        """How many of the first tokens end at or before `character`."""
-        return bisect_right(range(len(self.ids)), character, key=self.end)
-
-    def _characters(self, token: int) -> tuple[int, int]:
-        found: tuple[int, int] = self._encoding.token_to_chars(token) or (0, 0)
-        return found
-
-
 @dataclass(slots=True)
 class _Work:
     """A document with its tokens; for each span the end of its prompt (`_tail`) and its first token."""
 
     document: Document
-    tokens: _Tokens
+    tokens: Tokens
     tails: list[tuple[int, str]] = field(default_factory=list)
     firsts: list[int | None] = field(default_factory=list)
 
@@ -120,6 +93,17 @@ class Tokeniser:
             )
         self._tokenizer = tokenizer
         self._added = {id: token for token, id in tokenizer.get_added_vocab().items()}
+        added = tokenizer.added_tokens_decoder.values()
+        normalised = tokenizer.backend_tokenizer.normalizer is not None
+        self._elusive = [  # added tokens that may be written and yet not be read
+            token.content for token in added if token.single_word or (token.normalized and normalised)
+        ]
+        swallowing = [
+            r"\s*" * token.lstrip + f"({re.escape(token.content)})" + r"\s*" * token.rstrip
+            for token in added
+            if token.lstrip or token.rstrip
+        ]
+        self._swallowed = re.compile("|".join(swallowing) or r"(?!)")
         self._alone: dict[str, list[int]] = {}
         plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
         at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
@@ -132,31 +116,57 @@ class Tokeniser:
         """
         documents = iter(documents)
         while chunk := list(islice(documents, CHUNK)):
-            encoded = iter(self._encode([document.text for document in chunk if isinstance(document, Document)]))
-            work = [_Work(item, next(encoded)) if isinstance(item, Document) else item for item in chunk]
-            self._find_prompts([item for item in work if isinstance(item, _Work)])
-            for item in work:
-                if isinstance(item, _Work):
-                    yield from self._example(item, findings)
+            work = self._work([document for document in chunk if isinstance(document, Document)])
+            self._find_prompts(work)
+            worked = iter(work)
+            for item in chunk:
+                if isinstance(item, Document):
+                    yield from self._example(next(worked), findings)
                 else:
                     yield item
 
-    def _encode(self, texts: list[str]) -> list[_Tokens]:
-        """Exactly as the tokenizer does without special tokens, less the lists of everything that it makes of them."""
+    def _work(self, documents: list[Document]) -> list[_Work]:
+        """The documents with their tokens."""
+        plain = [document for document in documents if not document.shades]
+        anchored = map(self._anchored, plain, self._ids([document.text for document in plain]))
+        tokens: list[Tokens | None] = [None if document.shades else next(anchored) for document in documents]
+        rest = [document.text for document, known in zip(documents, tokens, strict=True) if known is None]
+        located = iter(self._located(rest))
+        return [_Work(document, known or next(located)) for document, known in zip(documents, tokens, strict=True)]
+
+    def _anchored(self, document: Document, ids: list[int]) -> Anchored | None:
+        """The document's tokens; None where that does not tell where each span ends."""
+        text = document.text
+        tokens = None if any(name in text for name in self._elusive) else Anchored.of(text, ids, self._added)
+        if tokens is None or not {*tokens.ends, len(text)}.issuperset(span.end for span in document.spans):
+            return None
+        return tokens
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend().encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _located(self, texts: list[str]) -> list[Located]:
+        encodings = self._backend().encode_batch(texts, add_special_tokens=False)
+        return [
+            Located(encoding.ids, encoding, self._added, text) for encoding, text in zip(encodings, texts, strict=True)
+        ]
+
+    def _backend(self) -> Tokenizer:
+        """The tokenizer without the lists of everything that transformers makes of what it says."""
         backend = self._tokenizer.backend_tokenizer
         if backend.truncation is not None:
             backend.no_truncation()
         if backend.padding is not None:
             backend.no_padding()
         backend.encode_special_tokens = self._tokenizer.split_special_tokens
-        return [_Tokens(encoding) for encoding in backend.encode_batch(texts, add_special_tokens=False)]
+        return backend
 
     def _find_prompts(self, work: list[_Work]) -> None:
         """Notes for each span its first token, or None where the tokens before it are not those of the prompt alone."""
         for item in work:
             item.tails = [self._tail(item, span) for span in item.document.spans]
         unknown = list({text for item in work for _, text in item.tails} - self._alone.keys())
-        alone = self._alone | dict(zip(unknown, (tokens.ids for tokens in self._encode(unknown)), strict=True))
+        alone = self._alone | dict(zip(unknown, self._ids(unknown), strict=True))
         for item in work:
             for at, text in item.tails:
                 end = at + len(alone[text])
@@ -166,16 +176,8 @@ class Tokeniser:
 
     def _tail(self, item: _Work, span: Span) -> tuple[int, str]:
         """The last added token before the span: its index and the text from it up to the span (0 and all if none)."""
-        tokens, text = item.tokens, item.document.text
-        at = tokens.ending_by(span.start) - 1
-        while at > 0 and not self._is_written(tokens, at, text):
-            at -= 1
-        return (at, text[tokens.start(at) : span.start]) if at > 0 else (0, text[: span.start])
-
-    def _is_written(self, tokens: _Tokens, at: int, text: str) -> bool:
-        """Whether a token is an added one that the text has; <unk> often is one, and stands for other text."""
-        added = self._added.get(tokens.ids[at])
-        return added is not None and added in text[tokens.start(at) : tokens.end(at)]
+        at, start = item.tokens.added_before(span.start)
+        return at, item.document.text[start if at else 0 : span.start]
 
     def _example(self, item: _Work, findings: Findings) -> Iterator[Example]:
         document, tokens = item.document, item.tokens
@@ -190,7 +192,7 @@ class Tokeniser:
                 straddled.append(span)
                 continue
             last = tokens.starting_from(span.end)
-            self._check_stop(document, span, tokens.ids[first:last])
+            self._check_stop(document, span, tokens.ids, last)
             completion_start = len(prefix) + first
             end = len(prefix) + last + (len(document.ending) if span is document.spans[-1] else 0)
             weights[completion_start:end] = [span.weight] * (end - completion_start)
@@ -207,13 +209,14 @@ class Tokeniser:
             )
             yield self._continuation(document, span, prefix)
 
-    def _check_stop(self, document: Document, span: Span, generated: list[int]) -> None:
+    def _check_stop(self, document: Document, span: Span, ids: list[int], end: int) -> None:
+        """Refuses a span whose last token, the one before `end`, is no stop token."""
         if not document.generative or document.ending:
             return
-        stop = self._added.get(generated[-1])
+        stop = self._added.get(ids[end - 1])
         if stop is None or not document.text.endswith(stop, 0, span.end):
             raise ValueError(
-                f"{document.source}: the stop token at the end of {self._decode(generated[-20:])!r} is not one token "
+                f"{document.source}: the stop token at the end of {self._decode(ids[:end][-20:])!r} is not one token "
                 "of this tokenizer but several pieces of text, so no server would stop there. Add it to the "
                 "tokenizer's special tokens, or give a template that ends turns with a token it has."
             )
@@ -221,14 +224,14 @@ class Tokeniser:
     def _continuation(self, document: Document, span: Span, prefix: list[int]) -> Example:
         """The span as an example of its own: the tokens of the prompt alone, then those of the generated text."""
         prompt, completion = document.text[: span.start], document.text[span.start : span.end]
-        prompt_ids = self._encode([prompt])[0].ids
-        texts = self._decode(self._encode([prompt + completion])[0].ids), self._decode(prompt_ids, completion)
+        prompt_ids, whole_ids = self._ids([prompt, prompt + completion])
+        texts = self._decode(whole_ids), self._decode(prompt_ids, completion)
         for anchor in ANCHORS:
-            anchor_ids = self._encode([anchor])[0].ids if anchor else []
-            anchored, tokens = len(anchor_ids), self._encode([anchor + completion])[0]
+            anchor_ids = self._ids([anchor])[0] if anchor else []
+            anchored, tokens = len(anchor_ids), self._located([anchor + completion])[0]
             generated = tokens.ids[anchored:]
             if tokens.ids[:anchored] == anchor_ids and self._decode(prompt_ids + generated) in texts:
-                self._check_stop(document, span, generated)
+                self._check_stop(document, span, generated, len(generated))
                 start = len(prefix) + len(prompt_ids)
                 weights = [0.0] * start + [span.weight] * (len(generated) + len(document.ending))
                 moved = len(anchor) - span.start
@@ -243,10 +246,11 @@ class Tokeniser:
 
     def _decode(self, ids: list[int], then: str = "") -> str:
         text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return normalize("NFC", f"{text}{then}")  # some tokenizers compose characters, which a boundary may keep apart
+        # Some tokenizers compose characters, which a boundary may keep apart; some control tokens swallow white space.
+        return self._swallowed.sub(lambda found: found[found.lastindex or 0], normalize("NFC", f"{text}{then}"))
 
 
-def _shade(weights: list[float], tokens: _Tokens, shade: Shade, moved: int) -> None:
+def _shade(weights: list[float], tokens: Tokens, shade: Shade, moved: int) -> None:
     """Gives the tokens that start in `shade` its weight; token t is weights[t + moved]."""
     first, last = tokens.starting_from(shade.start) + moved, tokens.starting_from(shade.end) + moved
     weights[first:last] = [shade.weight] * (last - first)
