@@ -54,6 +54,14 @@ def test_headline_says_what_was_forgotten() -> None:
     assert same["headline"].endswith("No clear forgetting of general text.")
 
 
+def test_headline_tells_what_its_verdict_is_from() -> None:
+    report = _report(side(BEFORE, WRONG), side(AFTER, WRONG))
+    assert report["verdict"] == "better"
+    first, rest = report["headline"].split(").", 1)
+    assert first.startswith("Exact match went from 0.0 % to 0.0 %")
+    assert rest.startswith(" Loss per token went from 3.950 to 3.140")
+
+
 @pytest.mark.parametrize(
     ("before", "after", "verdict"),
     [

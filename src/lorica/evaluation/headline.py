@@ -56,13 +56,16 @@ def comparisons(report: Mapping[str, Any]) -> list[Comparison]:
 
 
 def headline(report: Mapping[str, Any]) -> tuple[str, str]:
-    """(verdict, sentence): the verdict over all quantities of the task, the numbers of the first of them."""
+    """(verdict, sentence): the verdict over all quantities of the task, the numbers of the first of them, and where
+    those say nothing, of the first that carries the verdict."""
     lines = comparisons(report)
     task = [line for line in lines if line.name != "general_loss"]
-    overall = _overall(task)
-    sentence = _sentence(task[0]) if task else "No held-out rows were evaluated."
+    told = task[:1]
+    if told and told[0].verdict == "no clear difference":
+        told += [line for line in task if line.verdict in ("better", "worse")][:1]
+    sentences = [_sentence(line) for line in told] or ["No held-out rows were evaluated."]
     forgotten = [line for line in lines if line.name == "general_loss"]
-    return overall, " ".join([sentence, *map(_forgetting_sentence, forgotten)])
+    return _overall(task), " ".join([*sentences, *map(_forgetting_sentence, forgotten)])
 
 
 def _overall(task: list[Comparison]) -> str:
