@@ -15,6 +15,7 @@ from transformers.models.gemma2.modeling_gemma2 import eager_attention_forward
 from allocations import Watching
 from lorica.kernels import Documents, attention, attention_backward
 from lorica.kernels.attention_by_blocks import BLOCK, attention_backward_by_blocks, attention_by_blocks
+from lorica.kernels.attention_of_torch import Flash, MemoryEfficient
 from lorica.kernels.scoring import Saved, Scoring
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
@@ -216,3 +217,18 @@ def test_operations_grow_with_the_number_of_documents(window: int | None, softca
 
 def test_documents_of_equal_length_are_one_call_of_the_flash_kernel() -> None:
     assert cost([8] * 20, None, 0.0).operations == cost([160], None, 0.0).operations
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_gpu_kernels_are_called_as_torch_declares_them(window: int | None) -> None:
+    """Arguments and shapes, without a GPU. torch 2.13 declares the memory-efficient backward pass without `out`."""
+    lengths = [10, 20]
+    table = torch.empty(len(lengths) + 1, dtype=torch.int32, device="meta")
+    how = Scoring(Documents([0, 10, 30], table, 20), 0.3, window, 0.0)
+    for kernel, dtype in ((Flash(), torch.bfloat16), (MemoryEfficient(), torch.float32)):
+        q, k, v, _ = (x.to("meta", dtype) for x in draw(lengths, 6, 2, 64))
+        out, lse = kernel.forward(q, k, v, how)
+        assert (out.shape, out.dtype, lse.shape, lse.dtype) == (q.shape, dtype, (6, 30), torch.float32)
+        if isinstance(kernel, Flash):
+            found = kernel.backward(torch.empty_like(out), Saved(q, k, v, out, lse), how)
+            assert [x.shape for x in found] == [q.shape, k.shape, v.shape]
