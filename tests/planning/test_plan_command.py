@@ -9,7 +9,9 @@ import pytest
 
 from bases import write_rows
 from lorica.cli import run
+from lorica.planning.here import read_profile, write_profile
 from lorica.planning.history import history_path, read_history, remember
+from lorica.planning.machine import Machine
 
 SMALL = ["--length", "32", "system.tokens_per_microbatch=64", "lora.r=4"]
 
@@ -66,6 +68,30 @@ def test_a_comparison(tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert rows["full"]["terms"]["optimiser"] > rows["lora"]["terms"]["optimiser"]
     assert "T4" in rows["full"]["gpus"] and "T4" not in rows["lora"]["gpus"], "bf16 is not for a T4"
     assert rows["lora"]["longest"] == 96, "as many as there are positions"
+
+
+@pytest.mark.parametrize("start", ["true", "loftq"])
+def test_a_comparison_from_a_packed_base(tiny_base: Path, capsys: pytest.CaptureFixture[str], start: str) -> None:
+    """Full fine-tuning and plain LoRA are those of the base as it is, whatever the configuration packs it as."""
+    command = ["plan", "--model", str(tiny_base), "--gpu", "RTX4090", "--compare", "--json", *SMALL]
+    assert run(command) == 0
+    plain = {row["way"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert run([*command, "model.weights=nf4", f"lora.init_lora_weights={start}"]) == 0
+    rows = {row["way"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
+    assert all(rows[way]["terms"] == plain[way]["terms"] for way in rows)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"rates": {}, "speed": 3}', '{"name": "x"}'])
+def test_a_profile_that_is_damaged_or_of_another_version_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    machine = Machine("a CPU", "cpu", 10**12, {"fp32": [(16, 1e9)]}, 1e9, 1e-6, 0, None, "made up")
+    assert read_profile(machine.name) is None
+    path = write_profile(machine)
+    assert read_profile(machine.name) == machine
+    path.write_text(content)
+    assert read_profile(machine.name) is None
 
 
 def test_history_is_kept_and_survives_damage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -90,8 +90,12 @@ def test_gpus_are_found_however_they_are_spelt() -> None:
         assert find_gpu(spelt).name == "RTX 4090"
     assert {find_gpu(gpu.name).name for gpu in GPUS} == {gpu.name for gpu in GPUS}
     assert find_gpu("NVIDIA H100 80GB HBM3").name == "H100"
+    assert find_gpu("NVIDIA A100-SXM4-80GB").name == "A100 80GB" and find_gpu("NVIDIA A10G").name == "A10"
     with pytest.raises(ValueError, match="A100 40GB, A100 80GB"):
         find_gpu("A100")
+    for other in ("NVIDIA T400 4GB", "NVIDIA RTX A1000", "L400"):
+        with pytest.raises(ValueError, match="none that figures are kept of"):
+            find_gpu(other)
     with pytest.raises(ValueError, match="--memory works for any"):
         find_gpu("Voodoo 2")
     for gpu in GPUS:

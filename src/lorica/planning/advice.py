@@ -37,11 +37,8 @@ def advice_for(
 def changes(config: RunConfig, model: PlannedModel, workload: Workload) -> list[tuple[str, RunConfig, int | None]]:
     """Named changes to try, the mildest first: packed bases, an adapter in place of the whole model, shorter rows."""
     tried: list[tuple[str, RunConfig, int | None]] = []
-    lora = config
+    lora = config.model_copy(update={"method": "lora"})
     if config.method == "full":
-        lora = RunConfig.model_validate(
-            {"model": config.model, "data": config.data, "train": config.train, "system": config.system}
-        )
         tried.append(("method: lora", lora, None))
     packed = lora
     if model.file is None and config.model.weights == "as-is":
@@ -57,7 +54,7 @@ def changes(config: RunConfig, model: PlannedModel, workload: Workload) -> list[
     for length in (workload.longest // 2, workload.longest // 8):
         if length >= 64:
             tried.append((f"Rows of at most {length:,} tokens", config, length))
-            if packed is not config:
+            if packed is not lora:
                 tried.append((f"Both model.weights: nf4 and rows of at most {length:,} tokens", packed, length))
     return tried
 

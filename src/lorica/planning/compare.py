@@ -56,13 +56,12 @@ def suffices(gpu: Gpu, dtype: torch.dtype, taken: int) -> bool:
 
 
 def configured_as(config: RunConfig, way: str) -> RunConfig:
-    """The same run done another way."""
-    if way == "full":
-        parts = {"model": config.model, "data": config.data, "train": config.train, "system": config.system}
-        return RunConfig.model_validate({**parts, "method": "full"})
-    weights = "as-is" if way == "lora" else way
-    model = config.model.model_copy(update={"weights": weights})
-    return config.model_copy(update={"method": "lora", "model": model})
+    """The same run done another way; an adapter that is to make up for packing starts plainly where there is none."""
+    packed = way not in ("full", "lora")
+    model = config.model.model_copy(update={"weights": way if packed else "as-is"})
+    plain = config.lora.init_lora_weights == "loftq" and not packed
+    lora = config.lora.model_copy(update={"init_lora_weights": True}) if plain else config.lora
+    return config.model_copy(update={"method": "full" if way == "full" else "lora", "model": model, "lora": lora})
 
 
 def least_plan(plan: Plan) -> int:

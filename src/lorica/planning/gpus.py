@@ -7,6 +7,7 @@ reach of them, a launch and a context are assumptions that no GPU has confirmed 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -72,21 +73,24 @@ GPUS = [
 
 def find_gpu(name: str) -> Gpu:
     """The GPU called `name`, however it is spelt. Raises ValueError with the nearest ones."""
-    plain = {_plain(gpu.name): gpu for gpu in GPUS}
-    wanted = _plain(name)
-    if wanted in plain:
-        return plain[wanted]
-    within = [gpu for key, gpu in plain.items() if wanted in key or key in wanted]
-    if len(within) == 1:
-        return within[0]
-    near = [gpu.name for gpu in within] or [
-        plain[key].name for key in get_close_matches(wanted, plain, n=3, cutoff=0.3)
-    ]
-    known = ", ".join(near or [gpu.name for gpu in GPUS])
-    raise ValueError(f"the GPU {name} is none that figures are kept of; nearest: {known}. --memory works for any.")
-
-
-def _plain(name: str) -> str:
-    return (
-        "".join(c for c in name.lower() if c.isalnum()).replace("nvidia", "").replace("geforce", "").replace("gb", "")
+    wanted, known = _spelt(name), {gpu.name: _spelt(gpu.name) for gpu in GPUS}
+    same = [gpu for gpu in GPUS if known[gpu.name] == wanted]
+    found = same or [gpu for gpu in GPUS if _is_part(wanted, known[gpu.name]) or _is_part(known[gpu.name], wanted)]
+    if len(found) == 1:
+        return found[0]
+    near = [gpu.name for gpu in found] or get_close_matches(name.upper(), known, n=3, cutoff=0.3) or list(known)
+    raise ValueError(
+        f"the GPU {name} is none that figures are kept of; nearest: {', '.join(near)}. --memory works for any."
     )
+
+
+def _spelt(name: str) -> tuple[str, str]:
+    """Words and numbers of a name, each between spaces, and its memory in GB: an A100 is no A10, nor a T400 a T4."""
+    plain = name.lower().replace("nvidia", " ").replace("geforce", " ")
+    memory = re.search(r"(\d+) ?gb", plain)
+    words = re.findall(r"[a-z]+|\d+", plain if memory is None else plain.replace(memory[0], " "))
+    return f" {' '.join(words)} ", memory[1] if memory else ""
+
+
+def _is_part(short: tuple[str, str], long: tuple[str, str]) -> bool:
+    return short[0] in long[0] and (not short[1] or not long[1] or short[1] == long[1])

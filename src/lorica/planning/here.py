@@ -47,8 +47,13 @@ def resident_bytes() -> int:
     statm = Path("/proc/self/statm")
     if statm.is_file():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return most_resident_bytes()
+
+
+def most_resident_bytes() -> int:
+    """The most memory that the process has held."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def free_bytes(device: str) -> int:
@@ -92,14 +97,15 @@ def profile_path(name: str) -> Path:
 
 
 def read_profile(name: str) -> Machine | None:
-    path = profile_path(name)
-    if not path.is_file():
+    """None without one, or with one that is damaged or of another version: a machine is soon measured again."""
+    try:
+        values = read_json(profile_path(name))
+        rates = values.pop("rates").items()
+        return Machine(
+            rates={kind: [(int(side), float(rate)) for side, rate in points] for kind, points in rates}, **values
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OSError):
         return None
-    values = read_json(path)
-    values["rates"] = {
-        kind: [(int(side), float(rate)) for side, rate in points] for kind, points in values["rates"].items()
-    }
-    return Machine(**values)
 
 
 def write_profile(machine: Machine) -> Path:

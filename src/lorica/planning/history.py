@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lorica.files import write_atomically
 from lorica.planning.here import machines_folder
 
 MOST = 1000  # runs that are kept
@@ -21,7 +22,7 @@ def remember(entry: Mapping[str, Any]) -> None:
     lines = [json.dumps(old) for old in read_history()][1 - MOST :]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join([*lines, json.dumps(entry)]) + "\n", encoding="utf-8")
+        write_atomically(path, ("\n".join([*lines, json.dumps(entry)]) + "\n").encode())
     except OSError:
         return
 
@@ -35,10 +36,6 @@ def read_history() -> list[dict[str, Any]]:
             entry = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if (
-            isinstance(entry, dict)
-            and isinstance(entry.get("planned"), dict)
-            and isinstance(entry.get("measured"), dict)
-        ):
+        if isinstance(entry, dict) and all(isinstance(entry.get(side), dict) for side in ("planned", "measured")):
             found.append(entry)
     return found

@@ -1,9 +1,8 @@
 """The most memory the process has held."""
 
-import resource
-import sys
-
 import torch
+
+from lorica.planning.here import most_resident_bytes
 
 
 def forget_peak(device: torch.device) -> None:
@@ -16,5 +15,4 @@ def peak_memory_bytes(device: torch.device) -> int:
     """On an accelerator the most that tensors have taken since `forget_peak`; on a CPU the process's resident peak."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+    return most_resident_bytes()
