@@ -36,11 +36,12 @@ def pairs(ranks: dict[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
     return made
 
 
-def write(path: Path, pairs: dict[str, tuple[Tensor, Tensor]], alpha: float = 6.0, **changes: Any) -> Path:
+def write(path: Path, pairs: dict[str, tuple[Tensor, Tensor]], alpha: float | None = 6.0, **changes: Any) -> Path:
     writer = gguf.GGUFWriter(path, changes.get("arch", "llama"))
     writer.add_string("general.type", changes.get("type", "adapter"))
     writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", alpha)
+    if alpha is not None:
+        writer.add_float32("adapter.lora.alpha", alpha)
     for name, (down, up) in pairs.items():
         up = permuted(up, 4) if "attn_q" in name else permuted(up, 2) if "attn_k" in name else up
         down = down.t() if name == "token_embd.weight" else down
@@ -55,7 +56,7 @@ def write(path: Path, pairs: dict[str, tuple[Tensor, Tensor]], alpha: float = 6.
     return path
 
 
-def merged(model: Any, pairs: dict[str, tuple[Tensor, Tensor]], alpha: float) -> Any:
+def merged(model: Any, pairs: dict[str, tuple[Tensor, Tensor]], alpha: float | None) -> Any:
     """llama.cpp's sum, added into the weights: alpha over each pair's own rank."""
     for name, (down, up) in pairs.items():
         scale = alpha / down.shape[0] if alpha else 1.0
@@ -65,8 +66,8 @@ def merged(model: Any, pairs: dict[str, tuple[Tensor, Tensor]], alpha: float) ->
     return model
 
 
-@pytest.mark.parametrize("alpha", [6.0, 0.0])
-def test_the_adapter_adds_what_llama_cpp_adds(tmp_path: Path, alpha: float) -> None:
+@pytest.mark.parametrize("alpha", [6.0, 0.0, None])
+def test_the_adapter_adds_what_llama_cpp_adds(tmp_path: Path, alpha: float | None) -> None:
     ranks = {Q: 3, K: 3, UP: 5, "output.weight": 1, "token_embd.weight": 3}
     parts = pairs(ranks)
     model = tiny.llama()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,12 +13,10 @@ from torch import Tensor
 
 from lorica.adapters.pairs import Pair
 from lorica.config import LoraConfig
-from lorica.files import read_json, write_json, write_safetensors
-from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
-from lorica.lora.peft_config import PREFIX, lora_config
+from lorica.files import read_json
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights, write_files
+from lorica.lora.peft_config import EMBEDDING_PAIR, PAIR, PREFIX, lora_config, pair_keys
 from lorica.lora.targets import strength_of
-
-ENDINGS = ((".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B"))
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,7 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
     pairs = read_pairs(tensors, config, folder)
     if not pairs:
         raise ValueError(f"{folder / WEIGHTS} holds no low-rank pair, so there is nothing to combine or to shrink.")
-    embeddings = frozenset(name for name in pairs if f"{PREFIX}{name}{ENDINGS[1][0]}" in tensors)
+    embeddings = frozenset(name for name in pairs if f"{PREFIX}{name}{EMBEDDING_PAIR[0]}" in tensors)
     others = {key: tensor for key, tensor in tensors.items() if ".lora_" not in key}
     return AdapterFiles(folder, values, provenance, pairs, embeddings, others)
 
@@ -68,7 +65,7 @@ def read_pairs(tensors: Mapping[str, Tensor], config: LoraConfig, folder: Path) 
     """The pairs among the tensors of the file in `folder`, by module name. Raises ValueError for half a pair, and for
     values that are not finite."""
     found: dict[str, Pair] = {}
-    for ends in ENDINGS:
+    for ends in (PAIR, EMBEDDING_PAIR):
         for stem in {key.removesuffix(end) for key in tensors for end in ends if key.endswith(end)}:
             down, up = (stem + end for end in ends)
             missing = [key for key in (down, up) if key not in tensors]
@@ -97,12 +94,10 @@ def write_adapter(folder: Path, like: AdapterFiles, pairs: Mapping[str, Pair], m
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = dict(like.others)
     for name, pair in pairs.items():
-        down, up = ENDINGS[name in like.embeddings]
-        tensors[f"{PREFIX}{name}{down}"], tensors[f"{PREFIX}{name}{up}"] = pair.down.float(), pair.up.float()
+        down, up = pair_keys(name, name in like.embeddings)
+        tensors[down], tensors[up] = pair.down.float(), pair.up.float()
     provenance = {**like.provenance, "made": dict(made)}
-    metadata = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
-    write_safetensors(folder / WEIGHTS, tensors, metadata)
-    write_json(folder / CONFIG, _config(like.config, pairs))
+    write_files(folder, _config(like.config, pairs), provenance, tensors)
 
 
 def _config(values: dict[str, Any], pairs: Mapping[str, Pair]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from lorica.exporting.skeleton import Skeleton
 from lorica.lora.checkpoint import CONFIG, adapter_tensors, load_adapter, packing_of, part_of, read_files
 from lorica.lora.layer import LoraEmbedding, LoraLayer
-from lorica.lora.peft_config import PREFIX, lora_config
+from lorica.lora.peft_config import MAGNITUDE, PREFIX, ROWS, lora_config, pair_keys
 from lorica.lora.targets import find_targets, tied_pair
 from lorica.lora.weights import is_transposed
 from lorica.models.packing import choose_types
@@ -104,7 +104,7 @@ def read_changes(base: Skeleton, path: Path, *, allow_other_base: bool = False) 
     Strict as `load_adapter`, whose ValueErrors it raises.
     """
     pair = tied_pair(base.model)
-    values, _, read = read_files(path, base.model.config)
+    values, _, tensors = read_files(path, base.model.config)
     config = lora_config(values, part_of(path, CONFIG))
     tokens = find_targets(base.model, config, every_name_matches=False).rows
     packing = packing_of(path)
@@ -113,19 +113,18 @@ def read_changes(base: Skeleton, path: Path, *, allow_other_base: bool = False) 
         types[f"{pair[1]}.weight"] = types.get(f"{pair[0]}.weight", "")
     held = base if packing == "as-is" else replace(base, hashes=base.hashes | {"weights": packing})
     adapter = load_adapter(held, path, allow_other_base=allow_other_base)
-    tensors = {key.removeprefix(PREFIX): value for key, value in read.items()}
-    used = {key.removeprefix(PREFIX) for key in adapter_tensors(adapter)}
-    copies = {key.replace(".base_layer.", "."): tensors[key] for key in tensors.keys() - used}
+    unused = tensors.keys() - adapter_tensors(adapter).keys()
+    copies = {key.removeprefix(PREFIX).replace(".base_layer.", "."): tensors[key] for key in unused}
     found: dict[str, Change] = {}
     for name, layer in adapter.layers.items():
         change, type_name = _low_rank(name, layer, tensors), types.get(f"{name}.weight")
         found[f"{name}.weight"] = replace(change, packed=codec(type_name)) if type_name else change
     for name, copied in adapter.copies.items():
         keys = [f"{name}.{key}" for key, _ in copied.trained.named_parameters()]
-        found |= {key: Replaced(tensors[key].float()) for key in keys}
+        found |= {key: Replaced(tensors[PREFIX + key].float()) for key in keys}
     for name in adapter.rows:
         source = name if name in tokens else pair[0] if pair else name
-        rows = tensors[f"{source}.token_adapter.trainable_tokens_delta"].float()
+        rows = tensors[f"{PREFIX}{source}{ROWS}"].float()
         found[f"{name}.weight"] = NewRows(tokens[source], rows)
     adapter.detach()
     tied = None if pair is None else (f"{pair[0]}.weight", f"{pair[1]}.weight")
@@ -134,11 +133,11 @@ def read_changes(base: Skeleton, path: Path, *, allow_other_base: bool = False) 
 
 def _low_rank(name: str, layer: LoraLayer, tensors: dict[str, Tensor]) -> LowRank:
     embedding = isinstance(layer, LoraEmbedding)
-    down, up = ("lora_embedding_A", "lora_embedding_B") if embedding else ("lora_A.weight", "lora_B.weight")
-    magnitude = tensors.get(f"{name}.lora_magnitude_vector")
+    down, up = pair_keys(name, embedding)
+    magnitude = tensors.get(f"{PREFIX}{name}{MAGNITUDE}")
     return LowRank(
-        tensors[f"{name}.{down}"].float(),
-        tensors[f"{name}.{up}"].float(),
+        tensors[down].float(),
+        tensors[up].float(),
         layer.strengths[0].scale,
         None if magnitude is None else magnitude.float(),
         is_transposed(layer.base),

@@ -54,7 +54,7 @@ class Form:
         """Raises ValueError for a parameter that has no tensor there."""
         if self.file is not None and (parameter != "lm_head.weight" or "output.weight" in self.file.tensors):
             return find_place(self.file, self.architecture, self.config, parameter)
-        found = self.architecture.place(parameter, self.config.num_attention_heads, self.config.num_key_value_heads)
+        found = self.architecture.place(parameter, self.config)
         if found is None:
             raise ValueError(f"GGUF files of {self.architecture.name} have no tensor for {parameter}; use --to merged.")
         return found

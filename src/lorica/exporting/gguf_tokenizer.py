@@ -8,10 +8,8 @@ as llama.cpp reads it, and has to give the same ids.
 import json
 from typing import Any
 
-from tokenizers import Regex, pre_tokenizers
-
-from lorica.gguf.metadata import Metadata
-from lorica.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
+from lorica.gguf.metadata import SPECIAL, Metadata
+from lorica.gguf.pre_tokenizers import PRE_TOKENIZERS
 from lorica.gguf.tokenizer import CONTROL, NORMAL, UNKNOWN, USER_DEFINED, read_tokenizer, stop_ids
 from lorica.gguf.values import Type, Value, array, count, flag, text
 
@@ -24,7 +22,6 @@ PROBES = (
     "😀👩‍👩‍👧 x̂ ½ ①②③ … — “quotes” ‹›",
     "CamelCaseIdentifier snake_case_name kebab-case v2.0rc1 3rd 100th aaaa bbbb",
 )
-SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 REMEDY = "Use --to merged, and llama.cpp's convert_hf_to_gguf.py on what it writes."
 
 
@@ -74,7 +71,7 @@ def _byte_level(backend: dict[str, Any], tokenizer: Any) -> dict[str, Value]:
         (
             name
             for name, cutting in PRE_TOKENIZERS.items()
-            if cutting.ignore_merges == ignore and _words(_cutter(cutting)) == wanted
+            if cutting.ignore_merges == ignore and _words(cutting.backend()) == wanted
         ),
         None,
     )
@@ -85,11 +82,6 @@ def _byte_level(backend: dict[str, Any], tokenizer: Any) -> dict[str, Value]:
         "tokenizer.ggml.pre": text(name),
         "tokenizer.ggml.merges": array(Type.STRING, merges),
     }
-
-
-def _cutter(cutting: PreTokenizer) -> Any:
-    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in cutting.patterns]
-    return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(False, use_regex=False)])
 
 
 def _words(cutter: Any) -> list[list[str]]:

@@ -5,7 +5,6 @@ As it is, or in the form that servers read right (`profile="vllm"`): vLLM takes 
 its scale folded into B, which leaves alpha / r exactly 1.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from lorica.exporting.options import Options
 from lorica.exporting.source import Source, open_trained
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
-from lorica.files import read_json, write_json, write_safetensors
-from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_files
+from lorica.files import read_json
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_files, write_files
 from lorica.lora.peft_config import pair_keys
 from lorica.models.fingerprint import Progress
 
@@ -44,9 +43,7 @@ def write_peft(
         values, provenance, tensors = read_files(source.trained, weights.skeleton.model.config)
         if options.profile is not None:
             values, tensors = _uniform(source, weights, values)
-        own = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
-        write_safetensors(folder / WEIGHTS, tensors, own)
-        write_json(folder / CONFIG, {"base_model_name_or_path": source.base_name} | values)
+        write_files(folder, {"base_model_name_or_path": source.base_name} | values, provenance, tensors)
     for path in sorted({path for pattern in BESIDE for path in source.trained.glob(pattern) if path.is_file()}):
         shutil.copyfile(path, folder / path.name)
     return Written(

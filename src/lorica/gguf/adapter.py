@@ -1,7 +1,7 @@
 """Adapters in llama.cpp's format: one GGUF file with `<tensor>.lora_a` and `.lora_b` for each adapted matrix.
 
-llama.cpp adds `alpha / rank * B A x`, with one alpha for the file and each pair's own rank; alpha 0 stands for a scale
-of one. The rows of B are in the order of the weight's rows in the file.
+llama.cpp adds `alpha / rank * B A x`, with one alpha for the file and each pair's own rank; alpha 0, or none, stands
+for a scale of one. The rows of B are in the order of the weight's rows in the file.
 """
 
 from dataclasses import dataclass, replace
@@ -50,7 +50,7 @@ def read_adapter(path: str | Path, config: Any) -> dict[str, Pair]:
     named = {}
     for tensor, pair in pairs.items():
         parameter = found.parameter(tensor)
-        place = parameter and found.place(parameter, config.num_attention_heads, config.num_key_value_heads)
+        place = parameter and found.place(parameter, config)
         if not parameter or not place:
             raise ValueError(f"{path} adapts {tensor}, which no {found.name} model in transformers has.")
         named[parameter] = replace(pair, up=place.from_file(pair.up))
@@ -67,7 +67,7 @@ def read_pairs(file: GgufModel) -> dict[str, Pair]:
     if not holds_adapter(file) or kind != "lora":
         held = file.metadata.text("general.type", "model")
         raise ValueError(f"{file.path} holds a {held} ({kind}), where a LoRA adapter belongs.")
-    alpha = file.metadata.number("adapter.lora.alpha")
+    alpha = file.metadata.number("adapter.lora.alpha", 0.0)
     pairs = {}
     for tensor in _adapted(file):
         down, up = (file.values(tensor + ending) for ending in ENDINGS)

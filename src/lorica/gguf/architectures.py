@@ -123,14 +123,17 @@ class Architecture:
         module = self.blocks.get(found[2]) if found else None
         return f"model.layers.{found[1]}.{module}.{found[3]}" if found and module else None
 
-    def place(self, parameter: str, heads: int, key_heads: int) -> Place | None:
-        """Where a whole parameter lies in a model of so many heads, or None if files of this architecture lack it."""
+    def place(self, parameter: str, config: Any) -> Place | None:
+        """Where a whole parameter lies in a model of `config`, or None if files of this architecture lack it."""
         tensor = self.tensor(parameter)
         if tensor is None:
             return None
-        count = heads if ".attn_q." in tensor else key_heads if ".attn_k." in tensor else 0
-        shift = self.norm_shift if tensor.endswith("norm.weight") else 0.0
-        return Place(tensor, count if self.interleaved else 0, shift)
+        heads = 0
+        if self.interleaved and ".attn_q." in tensor:
+            heads = config.num_attention_heads
+        elif self.interleaved and ".attn_k." in tensor:
+            heads = config.num_key_value_heads
+        return Place(tensor, heads, self.norm_shift if tensor.endswith("norm.weight") else 0.0)
 
 
 LLAMA = ATTENTION | BEFORE_BOTH | FEED_FORWARD

@@ -7,6 +7,9 @@ from typing import Any
 
 from lorica.gguf.values import FLOATS, INTEGERS, Type, Value
 
+# Special tokens by transformers' names, and by those of `tokenizer.ggml.*_token_id`.
+SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+
 
 class Metadata(Mapping[str, Value]):
     """The values of a file. Its readers return the default where a key is absent, and without one raise ValueError, as

@@ -6,6 +6,9 @@ the beginning-of-sequence token where the file does not say.
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from tokenizers import Regex, pre_tokenizers
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = (
@@ -42,6 +45,11 @@ class PreTokenizer:
     patterns: tuple[str, ...]
     ignore_merges: bool = False
     begins: bool = False
+
+    def backend(self) -> Any:
+        """Of the `tokenizers` library."""
+        cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self.patterns]
+        return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(False, use_regex=False)])
 
 
 _NAMES: dict[PreTokenizer, str] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
 from lorica.gguf.architectures import Architecture, architecture
-from lorica.gguf.metadata import Metadata
+from lorica.gguf.metadata import SPECIAL, Metadata
 from lorica.gguf.read import TensorInfo
 from lorica.gguf.rope import FACTORS, LONG, SHORT, read_rope
 from lorica.gguf.values import shortest
@@ -135,12 +135,8 @@ def _factors(metadata: Metadata, key: str, info: TensorInfo, tensor: Callable[[s
 
 
 def _token_ids(metadata: Metadata) -> dict[str, int | None]:
-    ids = {"bos_token_id": "bos_token_id", "eos_token_id": "eos_token_id", "pad_token_id": "padding_token_id"}
-    return {field: _token_id(metadata, f"tokenizer.ggml.{key}") for field, key in ids.items()}
-
-
-def _token_id(metadata: Metadata, key: str) -> int | None:
-    return metadata.integer(key) if key in metadata else None
+    keys = {f"{ours}_token_id": f"tokenizer.ggml.{SPECIAL[ours]}_token_id" for ours in ("bos", "eos", "pad")}
+    return {field: metadata.integer(key) if key in metadata else None for field, key in keys.items()}
 
 
 def _scales(metadata: Metadata, found: Architecture, head_size: int) -> dict[str, float | None]:

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from lorica.gguf.metadata import Metadata
+from lorica.gguf.metadata import SPECIAL, Metadata
 from lorica.gguf.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
@@ -67,9 +67,8 @@ def read_tokenizer(metadata: Metadata) -> Any:
             f"{metadata.source} has a tokenizer of the kind {kind}, which Lorica cannot rebuild. {OTHERWISE}"
         )
     backend.add_tokens(_added(vocabulary))
-    ids = {name: _special(metadata, name, vocabulary, defaults) for name in ("bos", "eos", "unknown", "padding")}
-    names = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-    special = {names[name]: vocabulary.tokens[id] for name, id in ids.items() if id is not None}
+    ids = {ours: _special(metadata, name, vocabulary, defaults) for ours, name in SPECIAL.items()}
+    special = {f"{ours}_token": vocabulary.tokens[id] for ours, id in ids.items() if id is not None}
     adds = {f"add_{end}_token": _adds(metadata, end, begins and end == "bos", ids) for end in ("bos", "eos")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special, **adds)
     if "tokenizer.chat_template" in metadata:
@@ -197,8 +196,7 @@ def _byte_level(metadata: Metadata, vocabulary: Vocabulary, pre: PreTokenizer) -
             raise ValueError(f"{metadata.source}: the merge {merge!r} is of tokens that do not exist. {OTHERWISE}")
         merges.append(pair)
     backend = Tokenizer(models.BPE(ids, merges, ignore_merges=pre.ignore_merges))
-    cuts = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre.patterns]
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    backend.pre_tokenizer = pre.backend()
     backend.decoder = decoders.ByteLevel()
     missing = sorted(set(bytes_to_unicode().values()) - ids.keys())
     if len(missing) > 64:  # a few bytes never occur in UTF-8 and are left out by some

@@ -7,6 +7,7 @@ file of llama.cpp's is read as the folder that PEFT would have of it.
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,11 @@ from lorica.lora.adapter import Adapter, check_finite
 from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.from_gguf import read_as_peft
 from lorica.lora.layer import LoraEmbedding, LoraLayer
-from lorica.lora.peft_config import PREFIX, adapter_config, lora_config, pair_keys
+from lorica.lora.peft_config import MAGNITUDE, PREFIX, ROWS, adapter_config, lora_config, pair_keys
 from lorica.lora.targets import Targets, find_targets, strength_of
 from lorica.lora.weights import is_embedding
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_ROWS = ".token_adapter.trainable_tokens_delta"
 
 
 def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
@@ -37,9 +37,16 @@ def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
     adapter.check_lane(lane)
     check_finite(adapter, "not saved")
     folder.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": "pt", "lorica": json.dumps(adapter.provenance, sort_keys=True)}
-    write_safetensors(folder / WEIGHTS, adapter_tensors(adapter, lane), metadata)
-    write_json(folder / CONFIG, adapter_config(adapter, lane))
+    return write_files(folder, adapter_config(adapter, lane), adapter.provenance, adapter_tensors(adapter, lane))
+
+
+def write_files(
+    folder: Path, values: Mapping[str, Any], provenance: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> list[Path]:
+    """The inverse of `read_files` for a folder. Raises OSError if it cannot be written."""
+    metadata = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
+    write_safetensors(folder / WEIGHTS, tensors, metadata)
+    write_json(folder / CONFIG, values)
     return [folder / WEIGHTS, folder / CONFIG]
 
 
@@ -52,20 +59,16 @@ def adapter_tensors(adapter: Adapter, lane: int = 0) -> dict[str, Tensor]:
         if layer.start_A is not None and layer.start_B is not None:
             down = torch.cat([down, layer.start_A[lane, :r]], 0)
             up = torch.cat([up, -layer.start_B[lane, :, :r]], 1)
-        key_a, key_b = _pair_keys(name, layer)
+        key_a, key_b = pair_keys(name, isinstance(layer, LoraEmbedding))
         tensors[key_a], tensors[key_b] = down, up
         if layer.magnitude is not None:
-            tensors[f"{PREFIX}{name}.lora_magnitude_vector"] = layer.magnitude[lane]
+            tensors[f"{PREFIX}{name}{MAGNITUDE}"] = layer.magnitude[lane]
     for name, copied in adapter.copies.items():
         tensors |= {f"{PREFIX}{name}.{key}": value for key, value in copied.trained.named_parameters()}
     for name, part in adapter.rows.items():
         if is_embedding(part.base):
-            tensors[f"{PREFIX}{name}{_ROWS}"] = part.rows
+            tensors[f"{PREFIX}{name}{ROWS}"] = part.rows
     return {key: tensor.detach() for key, tensor in tensors.items()}
-
-
-def _pair_keys(name: str, layer: LoraLayer) -> tuple[str, str]:
-    return pair_keys(name, isinstance(layer, LoraEmbedding))
 
 
 def load_adapter(model: Any, path: str | Path, *, allow_other_base: bool = False) -> Adapter:
@@ -217,7 +220,7 @@ def _fill(adapter: Adapter, tensors: dict[str, Tensor], folder: Path, lane: int 
         target.copy_(tensors[key])  # a view of the parameter, but for a pair with a start, which is a concatenation
     for name, layer in adapter.layers.items():
         if layer.start_A is not None:
-            key_a, key_b = _pair_keys(name, layer)
+            key_a, key_b = pair_keys(name, isinstance(layer, LoraEmbedding))
             _halve(layer, tensors[key_a], tensors[key_b], lane)
 
 

@@ -18,6 +18,8 @@ from lorica.lora.adapter import Adapter
 from lorica.lora.weights import is_embedding
 
 PREFIX = "base_model.model."  # of the names of an adapter's tensors
+PAIR, EMBEDDING_PAIR = (".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B")
+MAGNITUDE, ROWS = ".lora_magnitude_vector", ".token_adapter.trainable_tokens_delta"
 _SAME_NAME = [
     "r",
     "target_modules",
@@ -55,9 +57,8 @@ _STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 def pair_keys(module: str, embedding: bool) -> tuple[str, str]:
     """What PEFT calls the two matrices of a pair."""
-    if embedding:
-        return f"{PREFIX}{module}.lora_embedding_A", f"{PREFIX}{module}.lora_embedding_B"
-    return f"{PREFIX}{module}.lora_A.weight", f"{PREFIX}{module}.lora_B.weight"
+    down, up = EMBEDDING_PAIR if embedding else PAIR
+    return f"{PREFIX}{module}{down}", f"{PREFIX}{module}{up}"
 
 
 def adapter_config(adapter: Adapter, lane: int = 0) -> dict[str, Any]:

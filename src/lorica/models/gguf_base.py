@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 
 from lorica.gguf.architectures import Architecture, Place, architecture
+from lorica.gguf.metadata import SPECIAL
 from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel
 from lorica.gguf.tokenizer import read_tokenizer, stop_ids
@@ -17,7 +18,6 @@ from lorica.models.packed import put_packed, tie
 from lorica.models.skeleton import empty_model, put, unfilled
 from lorica.quant import codec_of_type
 
-IDS = {"bos_token_id": "bos", "pad_token_id": "padding"}
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
 
@@ -55,7 +55,7 @@ def _check_layers(file: GgufModel, layers: int) -> None:
 
 def find_place(file: GgufModel, found: Architecture, config: Any, parameter: str) -> Place:
     """Where `file` holds a parameter: in its own tensor, or as a part of a fused one."""
-    place = found.place(parameter, config.num_attention_heads, config.num_key_value_heads)
+    place = found.place(parameter, config)
     if place is not None and place.tensor in file.tensors:
         return place
     fused = None if place is None else _in_fused(file, config, place)
@@ -138,6 +138,6 @@ def gguf_tokenizer(file: GgufModel, folder: str | None) -> Any:
 
 def generation_config(file: GgufModel) -> GenerationConfig:
     """Where llama.cpp ends generation, and how it pads and begins."""
-    ids = {name: file.metadata.integer(f"tokenizer.ggml.{key}_token_id", -1) for name, key in IDS.items()}
-    known = {name: id for name, id in ids.items() if id >= 0}
-    return GenerationConfig(eos_token_id=stop_ids(file.metadata) or None, **known)
+    keys = {f"{ours}_token_id": f"tokenizer.ggml.{SPECIAL[ours]}_token_id" for ours in ("bos", "pad")}
+    ids = {name: id for name, key in keys.items() if (id := file.metadata.integer(key, -1)) >= 0}
+    return GenerationConfig(eos_token_id=stop_ids(file.metadata) or None, **ids)

@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lorica.files import read_json
 from lorica.lora import Adapter, load_adapter
-from lorica.lora.checkpoint import CONFIG, packing_of, read_json
+from lorica.lora.checkpoint import CONFIG, packing_of
 from lorica.models import Base, load
 from lorica.training.run_folder import RunFolder
 

@@ -10,9 +10,8 @@ from typing import Any
 
 from lorica import config as configuration
 from lorica.config import derive, to_yaml
-from lorica.files import write_atomically, write_json
+from lorica.files import read_json, write_atomically, write_json
 from lorica.lora import attach
-from lorica.lora.checkpoint import read_json
 from lorica.run.execute import RunResult, execute, prepare_subject
 from lorica.run.prepare import Prepared, prepare
 from lorica.run.receipt import receipt, settings_with_origins
