@@ -60,6 +60,11 @@ BROKEN = [
         "lora: {rank_pattern: {'a[': 3}}\n",
         "lora.rank_pattern: a pattern of module names that is not",
     ),
+    (
+        "patterns-compile",
+        "lora: {layers_to_transform: 1, layers_pattern: 'h('}\n",
+        "lora.layers_pattern: a pattern of module names that is not",
+    ),
     ("warmup-share-or-steps", "train: {warmup: 2.5}\n", "train.warmup: neither a share nor a number of steps"),
     ("warmup-within-steps", "train: {warmup: 20, steps: 10}\n", "train.warmup: the warm-up is longer"),
 ]

@@ -128,6 +128,16 @@ def test_patterns_and_copies_that_match_nothing_are_allowed_in_an_adapter_that_p
     assert {(name.rsplit(".", 1)[-1], layer.r) for name, layer in adapter.layers.items()} == {("q_proj", 3)}
 
 
+@pytest.mark.parametrize("field", ["rank_pattern", "alpha_pattern", "target_modules", "layers_pattern"])
+def test_a_pattern_that_is_none_is_refused(field: str, tmp_path: Path) -> None:
+    tiny.peft_twin(tiny.llama(), r=3, target_modules=["q_proj"]).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    broken = {field: {"*q_proj": 5} if "_pattern" in field and field != "layers_pattern" else "*q_proj"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layers_to_transform": 1} | broken))
+    with pytest.raises(ValueError, match=r'"\*q_proj", which is no valid regular expression'):
+        load_adapter(tiny.llama(), tmp_path)
+
+
 def test_empty_lists_are_none_given_as_in_peft(tmp_path: Path) -> None:
     twin = tiny.peft_twin(tiny.llama(), r=3, lora_alpha=7, target_modules=["q_proj"])
     twin.save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ time, and brought back to a rank. Combining the A's and B's apart would add cros
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ from lorica.files import write_json
 METHODS = ("linear", "svd", "ties", "dare")
 MEASURED = "measured.json"
 
-Progress = Callable[[str], None]
-
 
 def merge_adapters(
     folders: Sequence[str | Path],
@@ -36,7 +34,6 @@ def merge_adapters(
     density: float = 0.5,
     seed: int = 0,
     allow_other_base: bool = False,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Combine the adapters in `folders` into a new one in `out`, and measure what the new one holds of them.
 
@@ -45,7 +42,6 @@ def merge_adapters(
         rank: of the result, for `svd`, `ties` and `dare`; the largest of the adapters' where none is given.
         density: the share of a change's entries that `ties` and `dare` keep.
         seed: decides which entries `dare` keeps.
-        progress: told the name of every module.
 
     Returns what was measured, which also stands in `out/measured.json`: for each module the `rank`, the `norm`, the
     share `kept` of the squared norm of what the method asked for, and the `similarity` (cosine) of the adapters.
@@ -63,8 +59,6 @@ def merge_adapters(
     pairs: dict[str, Pair] = {}
     measured: list[dict[str, Any]] = []
     for name in sorted({name for adapter in read for name in adapter.pairs}):
-        if progress is not None:
-            progress(name)
         held = [(f, adapter.pairs[name]) for f, adapter in zip(factors, read, strict=True) if name in adapter.pairs]
         wanted = rank or max(pair.rank for _, pair in held)
         pairs[name], kept = _combine(name, held, method, wanted, density, seed)

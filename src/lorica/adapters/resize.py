@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.adapters.folder import read_adapter, write_adapter
-from lorica.adapters.merge import MEASURED, Progress
+from lorica.adapters.merge import MEASURED
 from lorica.adapters.pairs import Pair
 from lorica.files import write_json
 
@@ -17,7 +17,6 @@ def resize_adapter(
     *,
     rank: int | None = None,
     keep: float | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write the adapter in `folder` to `out` at `rank`, or at the least rank of each module that keeps the share `keep`
     of its change's squared norm.
@@ -38,8 +37,6 @@ def resize_adapter(
     pairs: dict[str, Pair] = {}
     measured: list[dict[str, Any]] = []
     for name, pair in adapter.pairs.items():
-        if progress is not None:
-            progress(name)
         shares = _shares(pair)
         wanted = rank if rank is not None else _least_rank(shares, float(keep or 0))
         pairs[name] = pair.truncated(wanted) if wanted < pair.rank else pair

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lorica.config import Resolved, default_learning_rate, to_yaml
@@ -49,10 +48,10 @@ def planned(resolved: Resolved, method: Method, lr: float, seed: int, out: str) 
     return Planned(method.name, lr, seed, name, to_yaml(overridden(_fitting(resolved, method), settings)))
 
 
-def rates(hidden_size: int, model_type: str, method: Method, factors: Sequence[float] = FACTORS) -> list[float]:
+def rates(hidden_size: int, model_type: str, method: Method) -> list[float]:
     """Around the rule's learning rate, rounded to three digits, the lowest first."""
     rule, _ = default_learning_rate(hidden_size, model_type, "full" if method.is_full else "lora")
-    return [float(f"{min(rule * factor, 1.0):.3g}") for factor in sorted(factors)]
+    return [float(f"{min(rule * factor, 1.0):.3g}") for factor in FACTORS]
 
 
 def _fitting(resolved: Resolved, method: Method) -> Resolved:

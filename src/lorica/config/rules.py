@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lorica.config.combinations import REFUSED, Refusal, asked_for
 from lorica.config.data_section import SourceConfig
-from lorica.config.schema import LEAVES, RunConfig, value_of
+from lorica.config.schema import LEAVES, LoraConfig, RunConfig, value_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,18 +28,16 @@ def _keys(section: str, *but: str) -> tuple[str, ...]:
     return tuple(key for key in LEAVES if key.startswith(f"{section}.") and key not in but)
 
 
-def _regular_expressions(config: RunConfig) -> list[str]:
-    lora = config.lora
+def broken_pattern(lora: LoraConfig) -> str | None:
+    """The first pattern of an adapter's settings that is no regular expression, if there is one."""
     modules = [value for value in (lora.target_modules, lora.exclude_modules) if isinstance(value, str)]
-    return [*modules, *lora.rank_pattern, *lora.alpha_pattern]
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True
+    layers = [lora.layers_pattern] if isinstance(lora.layers_pattern, str) else lora.layers_pattern or []
+    for pattern in [*modules, *layers, *lora.rank_pattern, *lora.alpha_pattern]:
+        try:
+            re.compile(pattern)
+        except re.error:
+            return pattern
+    return None
 
 
 def _targets_and_saves(config: RunConfig) -> bool:
@@ -167,8 +165,14 @@ RULES = (
     ),
     Rule(
         "patterns-compile",
-        reads=("lora.target_modules", "lora.exclude_modules", "lora.rank_pattern", "lora.alpha_pattern"),
-        applies=lambda config: not all(map(_compiles, _regular_expressions(config))),
+        reads=(
+            "lora.target_modules",
+            "lora.exclude_modules",
+            "lora.layers_pattern",
+            "lora.rank_pattern",
+            "lora.alpha_pattern",
+        ),
+        applies=lambda config: broken_pattern(config.lora) is not None,
         message="a pattern of module names that is not a valid regular expression; check its brackets and escapes",
     ),
     Rule(

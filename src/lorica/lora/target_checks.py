@@ -7,9 +7,17 @@ from collections.abc import Collection, Iterable
 
 from torch import nn
 
+from lorica.config.rules import broken_pattern
 from lorica.config.schema import LoraConfig
 from lorica.lora.weights import is_adaptable, is_embedding, is_foreign, is_lookup, is_packed
 from lorica.quant import is_read_by_kernels
+
+
+def patterns(config: LoraConfig) -> None:
+    """Patterns of names are regular expressions, not those of a shell."""
+    broken = broken_pattern(config)
+    if broken is not None:
+        raise ValueError(f'the adapter\'s settings have "{broken}", which is no valid regular expression.')
 
 
 def names_an_embedding(ending: str, found: Collection[str], embeddings: Iterable[str]) -> None:

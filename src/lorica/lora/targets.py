@@ -31,9 +31,10 @@ class Targets:
 def find_targets(model: nn.Module, config: LoraConfig, *, every_name_matches: bool = True) -> Targets:
     """Resolve `config` against `model`.
 
-    Raises ValueError when nothing is chosen, when what is chosen cannot be adapted, and, unless told otherwise (PEFT
-    does not mind), when a name or pattern of the config matches nothing.
+    Raises ValueError for a broken pattern, when nothing is chosen, when what is chosen cannot be adapted, and, unless
+    told otherwise (PEFT does not mind), when a name or pattern of the config matches nothing.
     """
+    check.patterns(config)
     copies = _find_copies(model, config)
     low_rank = [name for name, module in model.named_modules() if _is_target(model, name, module, config, copies)]
     targets = Targets(low_rank, copies, _find_rows(model, config))

@@ -43,7 +43,6 @@ def read_report(run: str | Path) -> dict[str, Any]:
 
 def open_for_answers(
     path: str | Path,
-    device: str = "auto",
     allow_other_base: bool = False,
     base_only: bool = False,
     adapter: Path | None = None,
@@ -60,20 +59,21 @@ def open_for_answers(
     if adapter is not None:
         if run.holds_a_run() or (folder / CONFIG).is_file():
             raise ValueError(f"{path} holds an adapter of its own; --adapter goes with the model that it belongs to.")
-        return _open_adapter(str(path), adapter, device, allow_other_base, base_only)
+        return _open_adapter(str(path), adapter, allow_other_base, base_only)
     if run.holds_a_run():
-        return _open_run(run, device, allow_other_base, base_only)
+        return _open_run(run, allow_other_base, base_only)
     if (folder / CONFIG).is_file():
-        name = read_json(folder / CONFIG).get("base_model_name_or_path")
+        values = read_json(folder / CONFIG)
+        name, revision = values.get("base_model_name_or_path"), values.get("revision")
         if not name:
             raise ValueError(
                 f"{folder / CONFIG} does not name its base (base_model_name_or_path); load it in Python with "
                 "lorica.load."
             )
-        return _open_adapter(name, folder, device, allow_other_base, base_only)
+        return _open_adapter(name, folder, allow_other_base, base_only, revision)
     if _best_inside(folder):
         raise ValueError(f"{path} holds no model, adapter or run of its own.{_best_inside(folder)}")
-    base = load(path, device=device)
+    base = load(path)
     return Opened(base, None, bool(base.tokenizer.chat_template))
 
 
@@ -83,8 +83,10 @@ def _best_inside(folder: Path) -> str:
     return f" It is a sweep's; the best run is {best.path}." if best.holds_a_run() else ""
 
 
-def _open_adapter(name: str, path: Path, device: str, allow_other_base: bool, base_only: bool) -> Opened:
-    base = load(name, device=device, weights=packing_of(path))
+def _open_adapter(
+    name: str, path: Path, allow_other_base: bool, base_only: bool, revision: str | None = None
+) -> Opened:
+    base = load(name, revision=revision, weights=packing_of(path))
     _use_template_of(path, base)
     adapter = None if base_only else load_adapter(base, path, allow_other_base=allow_other_base)
     return Opened(base, adapter, bool(base.tokenizer.chat_template))
@@ -97,20 +99,19 @@ def _use_template_of(folder: Path, base: Base) -> None:
         base.tokenizer.chat_template = template.read_text(encoding="utf-8")
 
 
-def _open_run(run: RunFolder, device: str, allow_other_base: bool, base_only: bool) -> Opened:
+def _open_run(run: RunFolder, allow_other_base: bool, base_only: bool) -> Opened:
     receipt = read_json(run.receipt)
     settings = {key: setting["value"] for key, setting in receipt["settings"].items()}
     if not run.report.is_file() and not base_only:
         raise ValueError(f"the run in {run.path} is not finished. Finish it with: lorica train --resume {run.path}")
     whole = settings["method"] == "full"
     if whole and not base_only:
-        base = load(run.model, dtype=settings["model.dtype"], device=device)
+        base = load(run.model, dtype=settings["model.dtype"])
     else:
         name, revision = settings["model.path"], settings["model.revision"]
         base = load(
             name,
             dtype=settings["model.dtype"],
-            device=device,
             revision=revision,
             tokenizer=settings.get("model.tokenizer"),
             weights=settings.get("model.weights", "as-is"),
