@@ -6,6 +6,7 @@ earlier reasoning, say) breaks that continuity, and such a turn gets a text of i
 
 from __future__ import annotations
 
+from lorica.data.beginnings import Beginnings
 from lorica.data.findings import Findings
 from lorica.data.layout import Served, joined
 from lorica.data.learning import locate
@@ -13,6 +14,8 @@ from lorica.data.messages import Conversation, Message
 from lorica.data.shades import is_weighed
 from lorica.data.template import ChatTemplate
 from lorica.data.turns import WRITTEN, serve
+
+SHORT = 20  # messages; to learn how more are laid out costs more than one rendering of each conversation
 
 
 def served(template: ChatTemplate, conversation: Conversation, findings: Findings) -> list[Served]:
@@ -30,10 +33,7 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
             conversation.source,
             "No server generates a turn before any message, so it is context and not trained.",
         )
-    texts = locate(template, conversation, wanted, findings) if wanted else []
-    if texts is None:
-        with template.in_time():
-            texts = joined(serve(template, conversation, index, findings) for index in wanted)
+    texts = _find(template, conversation, wanted, findings) if wanted else []
     if len(texts) > 1:
         findings.add(
             "history is rendered differently",
@@ -46,6 +46,19 @@ def served(template: ChatTemplate, conversation: Conversation, findings: Finding
         for turn in text.turns:
             _note_content(conversation, turn.index, text.text[turn.start : turn.end], findings)
     return texts
+
+
+def _find(template: ChatTemplate, conversation: Conversation, wanted: list[int], findings: Findings) -> list[Served]:
+    """The turns wanted, by what was learned of the template, or as they are defined."""
+    if "beginnings" not in template.learned:
+        template.learned["beginnings"] = Beginnings(template)
+    beginnings: Beginnings = template.learned["beginnings"]
+    short = len(conversation.messages) <= SHORT
+    texts = locate(template, conversation, wanted, findings) if short or not beginnings.tells(conversation) else None
+    if texts is not None:
+        return texts
+    with template.in_time():
+        return joined(serve(beginnings, conversation, index, findings) for index in wanted)
 
 
 def trained(conversation: Conversation, index: int) -> bool:

@@ -1,7 +1,8 @@
 """Every turn of a conversation without rendering it once for each.
 
 Asking for the server's prompt of every turn, as `turns.py` does, renders a conversation of n turns 2n times and more.
-But conversations differ in little that a template can see:
+Some templates tell them all in one rendering (`beginnings.py`). For all others, and for short conversations, of which
+there are many: they differ in little that a template can see.
 
 1. The *outline* of a conversation is all of it but its texts: roles, keys, tools, tool calls, and of each text whether
    it is empty. Its *twin* has the outline and a mark for each text.
@@ -71,7 +72,9 @@ class _Witness:
 
     def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
         text = self._asking.render(conversation, messages, generate)
-        self._same &= text == self._served.render(conversation, messages, generate) and whole_marks(text)
+        if generate or len(messages) == len(conversation.messages):  # between them they show every message
+            self._same &= text == self._served.render(conversation, messages, generate)
+        self._same &= whole_marks(text)
         self._renderings.append(Rendering.of(conversation, messages, generate, text))
         return text
 

@@ -17,6 +17,7 @@ FIRST, LAST = 0xF0000, 0xFFFFD  # a private plane of Unicode
 NUMBER = re.compile(f"[{chr(FIRST)}-{chr(LAST)}]")
 MARK = re.compile(f"{LEAD}?{NUMBER.pattern}{TRAIL}?")
 RESERVED = re.compile(f"[{LEAD}{TRAIL}{chr(FIRST)}-{chr(LAST)}]")
+SEQUENCES = (list, tuple)  # a union of types would be made anew for each question
 CHARACTER = re.compile(f"({RESERVED.pattern})")
 
 
@@ -89,10 +90,10 @@ def core_of(value: object) -> str | None:
 def marked(value: object) -> bool:
     """Whether there is a mark, or a character of one, anywhere in a value of text, lists and dicts."""
     if isinstance(value, str):
-        return RESERVED.search(value) is not None
+        return not value.isascii() and RESERVED.search(value) is not None
     if isinstance(value, dict):
         return any(marked(key) or marked(item) for key, item in value.items())
-    return isinstance(value, list | tuple) and any(map(marked, value))
+    return isinstance(value, SEQUENCES) and any(map(marked, value))
 
 
 def whole_marks(value: object) -> bool:
@@ -101,7 +102,7 @@ def whole_marks(value: object) -> bool:
         return RESERVED.search(MARK.sub("", value)) is None
     if isinstance(value, dict):
         return all(whole_marks(key) and whole_marks(item) for key, item in value.items())
-    return not isinstance(value, list | tuple) or all(map(whole_marks, value))
+    return not isinstance(value, SEQUENCES) or all(map(whole_marks, value))
 
 
 def filling(value: Any) -> Filling:

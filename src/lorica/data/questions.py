@@ -164,6 +164,8 @@ class Asked(Sandbox):
         return noted
 
     def _compare(self, left: Any, operation: str, right: Any) -> Any:
+        if type(left) is str and type(right) is str and left.isascii() and right.isascii():  # as most are
+            return COMPARISONS[operation](left, right)
         left, right = _settled(left), _settled(right)
         in_mapping = operation in ("in", "notin") and isinstance(right, Mapping)
         if marked(left) or marked([*right] if in_mapping else right):  # the values of a mapping are not looked at

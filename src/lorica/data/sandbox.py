@@ -2,9 +2,9 @@
 
 A template asks its messages for `message.role` and the like a dozen times each. Jinja looks for an attribute first,
 which a dict does not have, raises, catches and then looks for the key; and it decides anew each time whether an
-attribute is safe. Here keys of dicts and what namespaces hold are taken at once, and each decision is kept: it depends
-only on the type and the name. Globals, which each rendering copies, are a dict and no chain of them. A rendering takes
-half the time.
+attribute is safe. Here keys of dicts and what namespaces and loops hold are taken at once, methods of texts, lists and
+dicts are called at once, and each decision is kept: it depends only on the type and the name. Globals, which each
+rendering copies, are a dict and no chain of them. A rendering takes half the time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import Environment
-from jinja2.runtime import Context
+from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 METHODS = frozenset(dir(dict))
+OF_LOOPS = {"index0", *(name for name, value in vars(LoopContext).items() if isinstance(value, property))}
 PLAIN = {str, list, dict}
 SCOPES = ("_loop_vars", "_block_vars")  # which Jinja hands to every call inside a loop or block
 
@@ -30,21 +31,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         vars(self).update(vars(original))
         self.extensions = {name: extension.bind(self) for name, extension in original.extensions.items()}
         self._safe: dict[tuple[type, str], bool] = {}
-        self._namespace = original.globals["namespace"]
+        self._namespace: Any = original.globals["namespace"]
 
     def make_globals(self, d: MutableMapping[str, Any] | None) -> MutableMapping[str, Any]:
         return {**self.globals, **(d or {})}
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) is dict and attribute not in METHODS:
+        kind = type(obj)
+        if kind is dict and attribute not in METHODS:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        if type(obj) is self._namespace and not attribute.startswith("_"):
+        if kind is LoopContext and attribute in OF_LOOPS:
+            return getattr(obj, attribute)
+        if kind is self._namespace and not attribute.startswith("_"):
             held = obj._Namespace__attrs
             return held[attribute] if attribute in held else self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
 
     def call(self, context: Context, called: Any, *args: Any, **kwargs: Any) -> Any:
-        if type(called) is BuiltinMethodType and type(called.__self__) in PLAIN:
+        if called is self._namespace or (type(called) is BuiltinMethodType and type(called.__self__) in PLAIN):
             for scope in SCOPES:
                 kwargs.pop(scope, None)
             return called(*args, **kwargs)
