@@ -92,7 +92,7 @@ TEMPLATES = {name: chat(source) for name, source in (NASTY | LOOKING).items()}
 
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(several=st.lists(st.lists(WORDS, min_size=1, max_size=6), min_size=1, max_size=3))
+@given(several=st.lists(st.lists(WORDS, min_size=5, max_size=8), min_size=1, max_size=3))
 def test_beginnings_are_their_renderings(name: str, several: list[list[str]]) -> None:
     template = TEMPLATES[name]
     beginnings = Beginnings(template)

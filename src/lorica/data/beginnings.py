@@ -25,7 +25,7 @@ from lorica.data.template import ChatTemplate
 END = "\ue001"  # of a round of the loop over messages
 ENTERED, ENDED, MEASURED = "watched loop", "watched round", "watched length"
 EVERYTHING = 1 << 62  # further than any message
-FEW = 4  # messages, of which a template may happen to tell nothing
+FEW = 4  # messages, for which it does not pay
 GENERATE = "add_generation_prompt"
 GIVEN = {"messages", "tools", "documents"}  # what differs between conversations
 
@@ -90,15 +90,16 @@ class _Watch(Sandbox):
         self._looked = max(self._looked, number)
 
     def compile_watching(self, source: str) -> Template:
-        """The template, with marks if what follows its last loop is the same for all beginnings."""
+        """The template with marks; where what follows its last loop depends on the messages, one that is empty."""
         tree = self.parse(source)
         at = max((at for at, node in enumerate(tree.body) if isinstance(node, nodes.For)), default=-1)
         loop = tree.body[at] if at >= 0 else None
-        if isinstance(loop, nodes.For) and not loop.test and not loop.recursive and _is_constant(tree, at + 1):
-            round = nodes.Getattr(nodes.Name("loop", "load"), "index0", "load")
-            _compare_lengths(tree)
-            loop.iter = nodes.Filter(loop.iter, ENTERED, [], [], None, None)
-            loop.body.append(nodes.Output([nodes.Filter(round, ENDED, [], [], None, None)]))
+        if not isinstance(loop, nodes.For) or loop.test or loop.recursive or not _is_constant(tree, at + 1):
+            return self.from_string("")  # to compile it would take longer than to find that out
+        _compare_lengths(tree)
+        round = nodes.Getattr(nodes.Name("loop", "load"), "index0", "load")
+        loop.iter = nodes.Filter(loop.iter, ENTERED, [], [], None, None)
+        loop.body.append(nodes.Output([nodes.Filter(round, ENDED, [], [], None, None)]))
         return self.from_string(tree)
 
     def _enter(self, over: Any) -> Any:
@@ -164,13 +165,10 @@ class Beginnings:
 
     def ends(self, conversation: Conversation) -> Mapping[int, int]:
         """Where the beginnings end that one rendering tells, by their numbers of messages."""
-        tools = conversation.tools is not None
         if self._conversation is not conversation:
             self._conversation, self._ends = conversation, {}
-            if tools not in self._hopeless:
+            if len(conversation.messages) > FEW and (conversation.tools is not None) not in self._hopeless:
                 self._read(conversation)
-            if not self._ends and len(conversation.messages) > FEW:
-                self._hopeless.add(tools)
         return self._ends
 
     def _read(self, conversation: Conversation) -> None:
@@ -182,3 +180,5 @@ class Beginnings:
         if len(rounds) == len(self._watch.told) + 1:
             self._whole = "".join(rounds)
             self._ends = dict(zip(self._watch.told, accumulate(map(len, rounds)), strict=False))
+        if not self._ends:
+            self._hopeless.add(conversation.tools is not None)

@@ -169,10 +169,4 @@ def locate(
     layout = layouts.layout(conversation, sketch, texts)
     if layout is None or not layout.holds(texts):
         return None
-    noticed = Findings()
-    found = layout.served(template, conversation, texts, wanted, noticed)
-    if found is None:
-        return None
-    for finding in noticed.all():
-        findings.add(finding.name, conversation.source, finding.message)
-    return found
+    return layout.served(template, conversation, texts, wanted, findings)

@@ -111,6 +111,9 @@ def _parting(template: Renderer, conversation: Conversation, index: int, prompt:
     """
     marked = template.render(conversation, [*conversation.messages[:index], _marked(conversation.messages[index])])
     point = min(_common(prompt, full), _common(prompt, marked))
+    before = prompt[point - 1 : point]
+    if before.isspace() and before not in template.specials.pattern:  # of which no tag and no token has any
+        return point
     for pattern in (template.specials, TAG):
         for token in pattern.finditer(prompt):
             if token.start() < point < token.end():
@@ -121,7 +124,7 @@ def _parting(template: Renderer, conversation: Conversation, index: int, prompt:
 def _common(one: str, other: str) -> int:
     """The length of the longest common prefix."""
     lengths = range(1, min(len(one), len(other)) + 1)
-    return bisect_left(lengths, True, key=lambda length: one[:length] != other[:length])
+    return bisect_left(lengths, True, key=lambda length: not other.startswith(one[:length]))
 
 
 def _marked(message: Message) -> Message:
