@@ -1,5 +1,6 @@
 """Every architecture that has to be lean is, and computes what transformers does; every other says why it is not."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from both_ways import batch_of, relative_difference, sides
 
 import tiny_models as tiny
 from lorica.lean import LeanLayer, NotLeanError, find_body
+from lorica.lean.recognise import head_features
 from lorica.lora import attach
 
 LEAN = {
@@ -63,6 +65,30 @@ def test_others_say_why(make: Any, reason: str) -> None:
     attach(model, r=2).eval()
     with pytest.raises(NotLeanError, match=reason):
         find_body(model)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "read", "found"),
+    [
+        ([64, 32, 32], 64, (64, 32)),
+        ([128], 64, (64, 32)),
+        ([64, 32, 256], 512, None),  # values of another size (MiMo V2)
+        ([96], 64, (64, 16)),
+        ([95], 64, None),
+        ([80, 32, 32], 80, None),  # two and a half queries a key
+        ([64, 8, 8], 64, None),  # half a head
+    ],
+)
+def test_sizes_of_heads(outputs: list[int], read: int, found: tuple[int, int] | None) -> None:
+    def call(size: int) -> Any:
+        return SimpleNamespace(input=torch.empty(1, size), output=torch.empty(1, size))
+
+    parts: Any = SimpleNamespace(qkv=[call(size) for size in outputs], o=call(read))
+    if found is not None:
+        assert head_features(parts, 16) == found
+        return
+    with pytest.raises(NotLeanError, match=f"reads {read}, no heads of 16 features alike"):
+        head_features(parts, 16)
 
 
 def test_without_an_adapter_the_trained_weights_are_named() -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 import lorica
 from bases import write_rows
@@ -36,8 +37,21 @@ OWN: dict[str, dict[str, Any]] = {
     "codegen": GPT,
     "deepseek_v3": EXPERTS | LATENT,
     "gemma2": {"sliding_window": 8},
+    "gemma3": {
+        "text_config": COMMON | {"sliding_window": 8},
+        "vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 14,
+        },
+        "mm_tokens_per_image": 4,
+    },
     "gemma3_text": {"sliding_window": 8},
     "glm4_moe": EXPERTS | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
+    "gemma4_text": {"vocab_size_per_layer_input": 3072, "hidden_size_per_layer_input": 8},
     "gpt2": GPT,
     "gpt_bigcode": GPT,
     "gpt_neo": {"num_hidden_layers": 2, "attention_types": [[["global", "local"], 1]]},
@@ -57,18 +71,20 @@ OWN: dict[str, dict[str, Any]] = {
     "recurrent_gemma": {"num_hidden_layers": 3},
 }
 LEAN = [
-    "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "granite", "helium", "llama",
-    "ministral", "mistral", "olmo2", "olmo3", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "vaultgemma",
+    "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_text", "glm", "glm4", "granite",
+    "helium", "hyperclovax", "internlm3", "iquestcoder", "llama", "ministral", "ministral3", "mistral", "olmo2",
+    "olmo3", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "vaultgemma",
 ]  # fmt: skip
 PLAIN = [
     "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "deepseek_v3", "diffllama",
-    "falcon_h1", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granitemoe",
-    "hunyuan_v1_dense", "jamba", "lfm2", "mamba", "mamba2", "mixtral", "mpt", "nemotron", "olmo", "olmoe", "opt",
-    "persimmon", "phi", "phimoe", "qwen2_moe", "qwen3_moe", "recurrent_gemma", "stablelm", "starcoder2", "xglm",
+    "falcon_h1", "gemma4_text", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite_swa",
+    "granitemoe", "hunyuan_v1_dense", "jais2", "jamba", "lfm2", "llama4_text", "mamba", "mamba2",
+    "mixtral", "mpt", "nemotron", "olmo", "olmoe", "opt", "persimmon", "phi", "phimoe", "qwen2_moe", "qwen3_5_text",
+    "qwen3_moe", "recurrent_gemma", "stablelm", "starcoder2", "xglm",
 ]  # fmt: skip
 # PEFT takes the names of their dense layers' matrices for the experts'; the run says so.
 MISREAD = {"deepseek_v3": ["gate_proj", "up_proj", "down_proj"], "glm4_moe": ["gate_proj", "up_proj", "down_proj"]}
-QUICK = {"opt", "mamba2", "phimoe", "glm4_moe", "helium"}
+QUICK = {"gemma3", "opt", "mamba2", "phimoe", "glm4_moe", "helium"}
 
 CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in (*LEAN, *PLAIN)]
 
@@ -82,6 +98,8 @@ class Notices(Watcher):
 
 
 def base(name: str, folder: Path) -> Path:
+    if name not in CONFIG_MAPPING:
+        pytest.skip(f"transformers {transformers.__version__} has no {name}")
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(COMMON | OWN.get(name, {}))))
     with torch.no_grad():

@@ -3,7 +3,7 @@ called."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lorica.lean.pack import Pack
 from lorica.lean.structure import NotLeanError
 from lorica.lean.trace import Call, recorded, same
 from lorica.lora.weights import vocabulary_of
+from lorica.models.decoder import decoder_layers, decoder_of
 
 LENGTHS = (13, 6)
 
@@ -26,28 +27,35 @@ class Probe:
     @torch.no_grad()
     def __init__(self, model: Any, lanes: int = 1, verify: bool = True) -> None:
         self.verify = verify
-        self.own = own = getattr(model, "base_model", model)
-        lists = [child for child in own.children() if isinstance(child, nn.ModuleList)]
-        if own is model or len(lists) != 1:
+        decoder: Any = decoder_of(model)
+        layers = decoder_layers(decoder) if decoder is not None else None
+        if layers is None:
             raise NotLeanError("the model is not one list of layers")
-        self.layers = list(lists[0])
+        self.decoder, self.layers = decoder, list(layers)
         self.embedding: nn.Module = model.get_input_embeddings()
-        device = next(own.parameters()).device
+        device = next(decoder.parameters()).device
         generator = torch.Generator().manual_seed(0)
         vocabulary = vocabulary_of(self.embedding)
         self.input_ids = torch.randint(vocabulary, (lanes, sum(LENGTHS)), generator=generator).to(device)
         positions = torch.cat([torch.arange(length) for length in LENGTHS])
         self.position_ids = positions.expand(lanes, -1).contiguous().to(device)
         self.documents = Documents.of(list(LENGTHS) * lanes, device)
-        children = [(name, child) for name, child in own.named_children() if not isinstance(child, nn.ModuleList)]
-        with recorded([*children, *(("layer", layer) for layer in self.layers)]) as calls:
-            found = own(input_ids=self.input_ids, position_ids=self.position_ids, use_cache=False)
+        with recorded([*self._surroundings(layers), *(("layer", layer) for layer in self.layers)]) as calls:
+            found = decoder(input_ids=self.input_ids, position_ids=self.position_ids, use_cache=False)
         self.output: Tensor = found.last_hidden_state
         self.calls = [call for call in calls if call.name == "layer"]
         self._check_chain()
         self.tables = [call for call in calls if _gives_table(call)]
         self.multiplier = self._find_multiplier(calls)
         self.final = self._find_final(calls)
+
+    def _surroundings(self, layers: nn.ModuleList) -> Iterator[tuple[str, nn.Module]]:
+        """What the decoder has beside its layers; some keep a list of rotary embeddings."""
+        for name, child in self.decoder.named_children():
+            if isinstance(child, nn.ModuleList):
+                yield from ((name, part) for part in child if child is not layers)
+            else:
+                yield name, child
 
     def _check_chain(self) -> None:
         if [call.module for call in self.calls] != self.layers:
@@ -61,7 +69,7 @@ class Probe:
         x = self.calls[0].input
         rows = next((call.output for call in calls if call.module is self.embedding), None)
         if isinstance(rows, Tensor):
-            for number in (1.0, *(value for value in vars(self.own).values() if isinstance(value, float))):
+            for number in (1.0, *(value for value in vars(self.decoder).values() if isinstance(value, float))):
                 known = torch.equal(rows * number, x) if self.verify else same(rows, x) == (number == 1.0)
                 if known:
                     return number
@@ -111,7 +119,7 @@ class Probe:
             if isinstance(value, Tensor) and value.shape == self.calls[0].input.shape:
                 return inputs.hidden
             if isinstance(value, Tensor) and layer is not None and value.dim() == 4:
-                return mask_of(inputs.masks, self.own.config, layer)
+                return mask_of(inputs.masks, self.decoder.config, layer)
             if isinstance(value, Tensor | tuple | list | dict):
                 raise NotLeanError(f"{name} of {type(call.module).__name__} is something unknown")
             return value
@@ -123,11 +131,11 @@ class Probe:
         """What transformers masks packed documents with: one mask, or one for every type of layer."""
         from transformers.masking_utils import create_masks_for_generate
 
-        return create_masks_for_generate(self.own.config, hidden, None, None, position_ids)
+        return create_masks_for_generate(self.decoder.config, hidden, None, None, position_ids)
 
     def window(self, layer: int) -> int | None:
         """Of sliding attention, by the rules that transformers makes masks by (`create_masks_for_generate`)."""
-        config: Any = self.own.config
+        config: Any = self.decoder.config
         types = getattr(config, "layer_types", None)
         if types is not None and types[layer] not in ("full_attention", "sliding_attention"):
             raise NotLeanError(f"its attention is {types[layer]}")

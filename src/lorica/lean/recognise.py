@@ -60,14 +60,12 @@ def lean_layer(trial: Trial, verify: bool = True) -> LeanLayer:
 
 def candidates(trial: Trial, parts: Parts) -> Iterator[LeanLayer]:
     """Every lean layer that these parts can make, the likeliest first."""
-    query, hidden = parts.o.input.shape[-1], trial.x.shape[-1]
-    fused = len(parts.qkv) == 1
-    key = (parts.qkv[0].output.shape[-1] - query) // 2 if fused else parts.qkv[1].output.shape[-1]
-    width = parts.down.input.shape[-1]
+    hidden, width = trial.x.shape[-1], parts.down.input.shape[-1]
     owner = trial.layer.get_submodule(parts.qkv[0].name.rpartition(".")[0])
     head_dim = constant(owner, "head_dim", None)
     if head_dim is None:
         raise NotLeanError("its attention names no head_dim")
+    query, key = head_features(parts, head_dim)
     multiplier = float(constant(trial.layer, "residual_multiplier", 1.0))
     softcap = float(constant(owner, "attn_logit_softcapping", 0.0))
     norms = parts.norms
@@ -94,6 +92,17 @@ def candidates(trial: Trial, parts: Parts) -> Iterator[LeanLayer]:
             softcap=softcap,
         )
         yield LeanLayer(attention, mlp, shape)
+
+
+def head_features(parts: Parts, head_dim: int) -> tuple[int, int]:
+    """The features of all query heads, and of all key heads. Raises NotLeanError where values have other sizes."""
+    query, outputs = parts.o.input.shape[-1], [call.output.shape[-1] for call in parts.qkv]
+    key = (outputs[0] - query) // 2 if len(outputs) == 1 else outputs[1]
+    fits = outputs in ([query + 2 * key], [query, key, key])
+    if not fits or key < head_dim or key % head_dim or query % key:
+        sizes = ", ".join(map(str, outputs))
+        raise NotLeanError(f"attention projects to {sizes} and reads {query}, no heads of {head_dim} features alike")
+    return query, key
 
 
 def rotaries(trial: Trial, attention: nn.Module) -> list[Rotary | None]:

@@ -16,11 +16,12 @@ from lorica.data.examples import Example
 from lorica.lean import LeanLayer, Policy
 from lorica.lora import Adapter, attach
 from lorica.lora.weights import count_weights
+from lorica.models.decoder import decoder_layers, decoder_of
 from lorica.models.locate import one_line
 from lorica.planning.ledger import ADAPTERS, GRADIENTS, OPTIMISER, PACKED, WEIGHTS, WORKING, Bytes, Ledger, Stage
 from lorica.planning.model import PlannedModel, layer_kinds
 from lorica.planning.packed import count_unpacking, make_tables
-from lorica.planning.step import StepRunner, decoder_layers
+from lorica.planning.step import StepRunner
 from lorica.planning.valueless import StandIns, Valueless
 from lorica.training.buffers import ALIGNMENT
 from lorica.training.engine import HeadedEngine
@@ -139,7 +140,7 @@ def held_bytes(model: nn.Module, adapter: Adapter | None, block: int) -> Bytes:
 
 def keep_one_of_each_kind(model: Any, adapter: Adapter | None) -> list[int]:
     """Take out of the model the layers that others stand for; returns for each layer the place of its stand-in."""
-    layers = decoder_layers(model)
+    layers = decoder_layers(decoder_of(model) or model)
     text = model.config.get_text_config()
     if layers is None or len(layers) != getattr(text, "num_hidden_layers", None):
         return list(range(len(layers or [])))

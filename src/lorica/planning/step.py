@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lorica.config.schema import TrainConfig
 from lorica.lean import LeanLayer
+from lorica.models.decoder import decoder_layers, decoder_of
 from lorica.planning.ledger import ADAPTERS, GRADIENTS, OPTIMISER, PACKED, WEIGHTS, WORKING, Ledger, Stage
 from lorica.training.engine import HeadedEngine
 from lorica.training.feed import Step
@@ -16,14 +17,6 @@ from lorica.training.loop import Loop, LoopSettings
 from lorica.training.optimiser import Optimiser
 from lorica.training.run_folder import RunFolder
 from lorica.training.subject import Subject
-
-
-def decoder_layers(model: Any) -> nn.ModuleList | None:
-    """The list of decoder layers, None for a model that is not one list."""
-    own = getattr(model, "base_model", model)
-    count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    lists = [part for part in own.modules() if isinstance(part, nn.ModuleList) and len(part) == count]
-    return lists[0] if len(lists) == 1 else None
 
 
 @dataclass
@@ -46,7 +39,7 @@ class Watch:
 
     def __init__(self, subject: Subject) -> None:
         self.ledger, self.backward = Ledger(subject.device), False
-        layers: list[nn.Module] = list(decoder_layers(subject.model) or [])
+        layers: list[nn.Module] = list(decoder_layers(decoder_of(subject.model) or subject.model) or [])
         self.last = len(layers) - 1
         body = subject.engine.body if isinstance(subject.engine, HeadedEngine) else None
         model: Any = subject.model

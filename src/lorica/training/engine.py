@@ -18,6 +18,7 @@ from lorica.lean import LeanBody, NotLeanError, Policy, find_body
 from lorica.lora import Adapter
 from lorica.lora.dropout import TokenKeys
 from lorica.lora.weights import dtype_of, vocabulary_of
+from lorica.models.decoder import decoder_of
 from lorica.quant import PackedLinear
 from lorica.training.head import LossHead, find_head
 from lorica.training.loss import accepts, token_losses
@@ -105,7 +106,7 @@ def choose_engine(model: Any, adapter: Adapter | None, recompute: bool = False, 
     head = find_head(model, lanes, verify)
     if isinstance(head, str):
         return PlainEngine(model, f"plain path: {head}")
-    if getattr(model, "base_model", model) is model:
+    if decoder_of(model) is None:
         return PlainEngine(model, "plain path: the model names no part that gives its hidden states")
     if lanes > 1 and not isinstance(head.projection, nn.Linear | PackedLinear):
         return PlainEngine(model, "plain path: lanes share one output layer, and this one is adapted")
@@ -157,7 +158,7 @@ def lean_hidden(body: LeanBody, adapter: Adapter | None, batch: Batch) -> Tensor
 
 def own_hidden(model: Any, batch: Batch) -> Tensor:
     """The final hidden states (supervised, hidden) by the model's own layers."""
-    body = model.base_model
+    body: Any = decoder_of(model)
     wanted: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
     arguments = {name: value for name, value in wanted.items() if accepts(body, name)}
     hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state
