@@ -77,8 +77,8 @@ LEAN = [
 ]  # fmt: skip
 PLAIN = [
     "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "deepseek_v3", "diffllama",
-    "falcon_h1", "gemma4_text", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite_swa",
-    "granitemoe", "hunyuan_v1_dense", "jais2", "jamba", "lfm2", "llama4_text", "mamba", "mamba2",
+    "falcon_h1", "gemma4_text", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",
+    "granite_swa", "granitemoe", "hunyuan_v1_dense", "jais2", "jamba", "lfm2", "llama4_text", "mamba", "mamba2",
     "mixtral", "mpt", "nemotron", "olmo", "olmoe", "opt", "persimmon", "phi", "phimoe", "qwen2_moe", "qwen3_5_text",
     "qwen3_moe", "recurrent_gemma", "stablelm", "starcoder2", "xglm",
 ]  # fmt: skip
