@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-CHUNK = 512  # documents a call of the tokenizer: enough to amortise the call, little enough to stay in cache
+CHUNK = 64  # documents a call of the tokenizer: enough to amortise it, few enough to be collected young
 TAIL, REMEMBERED = 200, 4096  # characters and number of prompt ends whose own tokens are kept: templates repeat a few
 ANCHORS = ("", "\n", "a", ".", "0")
 
