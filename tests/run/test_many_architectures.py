@@ -14,10 +14,11 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 import lorica
 from bases import write_rows
 from lorica.demo import BASE
+from lorica.models.directory import auto_class
 from lorica.quant import PackedEmbedding, PackedLinear
 from lorica.run.watch import Watcher
 
-COMMON = {
+COMMON: dict[str, Any] = {
     "vocab_size": 3072, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "bos_token_id": 0, "eos_token_id": 1,
     "pad_token_id": 2,
@@ -27,6 +28,12 @@ EXPERTS = {
     "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
 }  # fmt: skip
+EYES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 14,
+}  # fmt: skip
+SPACE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
+EYES_OF_QWEN = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 64}
 LATENT = {
     "n_routed_experts": 4, "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
     "v_head_dim": 16, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "num_key_value_heads": 4,
@@ -37,18 +44,7 @@ OWN: dict[str, dict[str, Any]] = {
     "codegen": GPT,
     "deepseek_v3": EXPERTS | LATENT,
     "gemma2": {"sliding_window": 8},
-    "gemma3": {
-        "text_config": COMMON | {"sliding_window": 8},
-        "vision_config": {
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 14,
-        },
-        "mm_tokens_per_image": 4,
-    },
+    "gemma3": {"text_config": COMMON | {"sliding_window": 8}, "vision_config": EYES, "mm_tokens_per_image": 4},
     "gemma3_text": {"sliding_window": 8},
     "glm4_moe": EXPERTS | {"n_routed_experts": 4, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1},
     "gemma4_text": {"vocab_size_per_layer_input": 3072, "hidden_size_per_layer_input": 8},
@@ -61,30 +57,36 @@ OWN: dict[str, dict[str, Any]] = {
     "jamba": EXPERTS | {"attn_layer_period": 2, "attn_layer_offset": 1},
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "head_dim": 16, "num_heads": 8, "n_groups": 1},
+    "mistral3": {"text_config": COMMON | {"model_type": "mistral"}, "vision_config": EYES},
     "mixtral": EXPERTS,
     "mpt": {"d_model": 64, "n_heads": 4, "n_layers": 2, "max_seq_len": 128, "expansion_ratio": 2},
     "olmoe": EXPERTS,
     "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64},
     "phimoe": EXPERTS,
+    "qwen2_5_vl": {"text_config": COMMON | SPACE, "vision_config": EYES_OF_QWEN},
     "qwen2_moe": EXPERTS,
     "qwen3_moe": EXPERTS,
+    "qwen3_vl": {
+        "text_config": COMMON | SPACE,
+        "vision_config": EYES_OF_QWEN | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]},
+    },
     "recurrent_gemma": {"num_hidden_layers": 3},
 }
 LEAN = [
-    "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_text", "glm", "glm4", "granite",
-    "helium", "hyperclovax", "internlm3", "iquestcoder", "llama", "ministral", "ministral3", "mistral", "olmo2",
-    "olmo3", "phi3", "qwen2", "qwen3", "seed_oss", "smollm3", "vaultgemma",
+    "cwm", "ernie4_5", "exaone4", "gemma", "gemma2", "gemma3", "gemma3_text", "glm", "glm4", "granite", "helium",
+    "hyperclovax", "internlm3", "iquestcoder", "llama", "ministral", "ministral3", "mistral", "mistral3", "olmo2",
+    "olmo3", "phi3", "qwen2", "qwen3", "qwen3_vl", "seed_oss", "smollm3", "vaultgemma",
 ]  # fmt: skip
 PLAIN = [
     "apertus", "arcee", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "deepseek_v3", "diffllama",
     "falcon_h1", "gemma4_text", "glm4_moe", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox", "gpt_oss", "gptj",
     "granite_swa", "granitemoe", "hunyuan_v1_dense", "jais2", "jamba", "lfm2", "llama4_text", "mamba", "mamba2",
-    "mixtral", "mpt", "nemotron", "olmo", "olmoe", "opt", "persimmon", "phi", "phimoe", "qwen2_moe", "qwen3_5_text",
-    "qwen3_moe", "recurrent_gemma", "stablelm", "starcoder2", "xglm",
+    "mixtral", "mpt", "nemotron", "olmo", "olmoe", "opt", "persimmon", "phi", "phimoe", "qwen2_5_vl", "qwen2_moe",
+    "qwen3_5_text", "qwen3_moe", "recurrent_gemma", "stablelm", "starcoder2", "xglm",
 ]  # fmt: skip
 # PEFT takes the names of their dense layers' matrices for the experts'; the run says so.
 MISREAD = {"deepseek_v3": ["gate_proj", "up_proj", "down_proj"], "glm4_moe": ["gate_proj", "up_proj", "down_proj"]}
-QUICK = {"gemma3", "opt", "mamba2", "phimoe", "glm4_moe", "helium"}
+QUICK = {"gemma3", "mistral3", "opt", "mamba2", "phimoe", "glm4_moe", "helium"}
 
 CASES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in (*LEAN, *PLAIN)]
 
@@ -101,7 +103,8 @@ def base(name: str, folder: Path) -> Path:
     if name not in CONFIG_MAPPING:
         pytest.skip(f"transformers {transformers.__version__} has no {name}")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(name, **(COMMON | OWN.get(name, {}))))
+    config = AutoConfig.for_model(name, **(COMMON | OWN.get(name, {})))
+    model = auto_class(config).from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 3 if parameter.dim() > 1 else 1  # as they are drawn the layers hardly matter
@@ -133,7 +136,8 @@ def test_it_trains_and_peft_agrees(name: str, tmp_path: Path) -> None:
     ours = lorica.load(folder, dtype="fp32").model
     lorica.load_adapter(ours, tmp_path / "run" / "adapter")
     theirs = PeftModel.from_pretrained(
-        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), tmp_path / "run" / "adapter"
+        auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype=torch.float32),
+        tmp_path / "run" / "adapter",
     ).eval()
     with torch.no_grad():
         expected = theirs(input_ids=ids, use_cache=False).logits

@@ -116,6 +116,8 @@ class Probe:
                 return inputs.tables[table]
             if isinstance(value, Tensor) and value.shape == self.position_ids.shape and not value.is_floating_point():
                 return inputs.position_ids
+            if isinstance(value, Tensor) and self._is_positions(value):
+                return inputs.position_ids.expand(len(value), -1, -1)
             if isinstance(value, Tensor) and value.shape == self.calls[0].input.shape:
                 return inputs.hidden
             if isinstance(value, Tensor) and layer is not None and value.dim() == 4:
@@ -126,6 +128,11 @@ class Probe:
 
         args = [replaced(str(i), value) for i, value in enumerate(call.args)]
         return args, {name: replaced(name, value) for name, value in call.kwargs.items()}
+
+    def _is_positions(self, value: Tensor) -> bool:
+        """Whether it says the tokens' positions several times: text's are the same in time, height and width."""
+        same_shape = value.dim() == 3 and value.shape[1:] == self.position_ids.shape and not value.is_floating_point()
+        return same_shape and (not self.verify or bool((value == self.position_ids).all()))
 
     def masks(self, hidden: Tensor, position_ids: Tensor) -> Any:
         """What transformers masks packed documents with: one mask, or one for every type of layer."""

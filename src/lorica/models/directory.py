@@ -8,7 +8,11 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+)
 
 from lorica.files import read_json
 from lorica.models.locate import model_inside, one_line
@@ -68,13 +72,20 @@ def take_packed(config: Any) -> bool:
     return True
 
 
+def auto_class(config: Any) -> Any:
+    """What builds the model of `config`: that of causal language models, and for kinds that transformers has with eyes
+    only (Mistral 3, Qwen 2.5 VL) that of models which also see; their language model is what text trains."""
+    seeing = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING
+    return AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+
+
 def read_model(folder: Path, config: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """The model, and lines about tensors of the files that it does not use.
 
     Raises ValueError for weights that cannot be read, are missing, or have another shape than the config says.
     """
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        model, told = auto_class(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype,

@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
-from lorica.models.directory import UNREADABLE
+from lorica.models.directory import UNREADABLE, auto_class
 from lorica.models.locate import one_line
 
 
@@ -18,7 +18,7 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = auto_class(config).from_config(config, dtype=dtype)
     except UNREADABLE as error:
         raise ValueError(f"no model can be made of this {config.model_type}'s config ({one_line(error)}).") from None
     for module in model.modules():
