@@ -48,7 +48,7 @@ TARGETS: dict[str, Target] = {
     ),
     "merged": Target(
         "transformers",
-        "Load it with transformers: `AutoModelForCausalLM.from_pretrained(PATH)`, or in Lorica: `lorica chat PATH`.",
+        "Load it with transformers as its base is loaded (`AutoModelForCausalLM`), or in Lorica: `lorica chat PATH`.",
         write_merged,
         partial(_one_of, merged.TYPES),
     ),
