@@ -127,7 +127,8 @@ class Asked(Sandbox):
     def getitem(self, obj: Any, argument: Any) -> Any:
         if isinstance(obj, str) and marked(obj):
             return self.ask("item", operator.getitem, obj, argument)
-        self._key(argument)
+        if type(argument) is not str or not argument.isascii():
+            self._key(argument)
         return super().getitem(obj, argument)
 
     def _passes_on(self, called: Any, owner: Any, args: tuple[Any, ...]) -> bool:
@@ -153,6 +154,8 @@ class Asked(Sandbox):
         @wraps(run)
         def noted(*arguments: Any, **keywords: Any) -> Any:
             first, rest = arguments[:passed], arguments[passed:]
+            if not keywords and all(type(it) is str and it.isascii() for it in rest):
+                return run(*arguments)
             rest = rest if arranging else tuple(map(_settled, rest))
             direct = any(isinstance(it, str) and marked(it) for it in (*rest, *keywords.values()))
             if not (direct or (not arranging and (marked(rest) or marked(keywords)))):
