@@ -7,10 +7,10 @@ from typing import Any
 import made
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tiny_models as tiny
-from lorica import export
+from lorica import export, load
 
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "all linear": (tiny.qwen2, {"target_modules": "all-linear"}),
@@ -42,6 +42,20 @@ def test_transformers_computes_base_and_adapter(case: str, tmp_path: Path) -> No
     untied = json.loads((tmp_path / "out" / "config.json").read_text()).get("tie_word_embeddings") is False
     assert bool(result.notes) == (case in ("tied embedding and head", "tied copies"))
     assert not result.notes or untied
+
+
+def test_a_head_that_the_config_ties_and_the_files_do_not(tmp_path: Path) -> None:
+    base = made.write_model(tmp_path / "base", tiny.llama(tie_word_embeddings=True, vocab_size=300))
+    tensors = load_file(base / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * 0.5
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    folder, adapter = made.write_adapter(tmp_path / "adapter", base, target_modules=["q_proj", "lm_head"])
+    expected = tiny.logits(adapter.model, tiny.tokens())
+    export(folder, "merged", out=tmp_path / "out", proof=False)
+    torch.testing.assert_close(made.by_transformers(tmp_path / "out", tiny.tokens()), expected, rtol=1e-5, atol=3e-5)
+    export(folder, "gguf", type="F32", out=tmp_path / "gguf", proof=False)
+    found = load(tmp_path / "gguf" / "model.gguf", dtype="fp32").model
+    torch.testing.assert_close(tiny.logits(found, tiny.tokens()), expected, rtol=1e-5, atol=3e-5)
 
 
 def test_in_16_bits_a_sum_is_rounded_once_and_the_rest_is_copied(tmp_path: Path) -> None:

@@ -10,17 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import OlmoConfig, OlmoForCausalLM
+from transformers import AutoModelForCausalLM, OlmoConfig, OlmoForCausalLM
 
 import tiny_models as tiny
 from lorica.lora import attach, load_adapter
+from lorica.lora.targets import tied_pair
 from lorica.models import load
 from lorica.models.directory import read_config
 from lorica.models.locate import weight_files
 from lorica.models.packing import choose_types, read_packed
 from lorica.models.skeleton import empty_model
 from lorica.models.stored import StoredTensor
-from lorica.quant import codec
+from lorica.quant import PackedLinear, codec
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
 
@@ -57,6 +58,24 @@ def test_the_same_as_packing_the_loaded_model(tmp_path: Path, weights: str, make
     expected = tiny.logits(packed_by_hand(model, types), tiny.tokens())
     assert torch.allclose(tiny.logits(base.model, tiny.tokens()), expected, atol=1e-5)
     assert base.hashes["weights"] == weights
+
+
+@pytest.mark.parametrize("held", ["another head", "an equal head", "the head alone"])
+def test_a_tied_config_beside_files_that_hold_the_head(tmp_path: Path, held: str) -> None:
+    """As transformers: two different weights are two, whatever the config says, and one may go by either name."""
+    folder = saved(tiny.llama(**SIZES, tie_word_embeddings=True), tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"] * (0.5 if held == "another head" else 1.0)
+    if held == "the head alone":
+        del tensors["model.embed_tokens.weight"]
+    save_file(tensors | {"lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+    base, theirs = load(folder, device="cpu", weights="nf4"), AutoModelForCausalLM.from_pretrained(folder)
+    packed = {name: part for name, part in base.model.named_modules() if isinstance(part, PackedLinear)}
+    types = {f"{name}.weight": part.matrix.codec.name for name, part in packed.items()}
+    assert len(types) == 14 and not any("not used" in note for note in base.notes)
+    expected = tiny.logits(packed_by_hand(theirs, types).eval(), tiny.tokens())
+    assert torch.allclose(tiny.logits(base.model, tiny.tokens()), expected, atol=1e-5)
+    assert (tied_pair(base.model) is None) == (held == "another head")
 
 
 def shapes(**fields: Any) -> Any:

@@ -15,7 +15,7 @@ from lorica.gguf.split import GgufModel, open_model
 from lorica.models import directory
 from lorica.models.fingerprint import Progress, hash_gguf, hash_weight_files
 from lorica.models.locate import weight_files
-from lorica.models.skeleton import empty_model
+from lorica.models.skeleton import empty_model, model_of
 from lorica.models.stored import Stored, StoredTensor, stored_tensors
 
 
@@ -73,7 +73,7 @@ def base_weights(base: Path, name: str, progress: Progress | None = None) -> Wei
         return Weights(gguf_tensors(form_of(config, file), bones.model), bones, file=file)
     files = weight_files(base)
     stored = stored_tensors(files)
-    model = empty_model(directory.read_config(base), torch.float32)
+    model = model_of(stored, directory.read_config(base), torch.float32)
     bones = Skeleton(model, name, {"base": hash_weight_files(files, progress)})
     names, fused = bones.parameters_of(stored)
     return Weights(

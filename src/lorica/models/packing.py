@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lorica.models import directory
 from lorica.models.packed import put_packed, tie
 from lorica.models.roles import rules_of, tensor_names
-from lorica.models.skeleton import empty_model, put, unfilled
+from lorica.models.skeleton import model_of, put, unfilled
 from lorica.models.stored import StoredTensor, stored_dtype, stored_tensors
 from lorica.quant import bitsandbytes, codec, fallback, pack_model
 from lorica.quant.mixtures import mixture, tensor_types, wanted_types
@@ -32,15 +32,15 @@ def read_packed(
     packed. Raises ValueError for tensors that are missing, of another shape than config.json says, or not finite.
     """
     stored = stored_tensors(files)
-    model = empty_model(config, dtype)
-    tied = tied_names(model)
+    model = model_of(stored, config, dtype)
+    for target, source in model.all_tied_weights_keys.items():  # one weight, by either name or by both
+        if target in stored:
+            stored.setdefault(source, stored.pop(target))
     wanted, types = choose_types(model, weights)
-    if weights != "as-is" and not all(name in stored for name, _ in model.named_parameters() if name not in tied):
+    if weights != "as-is" and not all(name in stored for name, _ in model.named_parameters()):
         return _pack_whole(folder, files, config, dtype, wanted, types)
     used: set[str] = set()
     for name, parameter in list(model.named_parameters()):
-        if name in tied and name not in stored:
-            continue
         used |= _fill(model, stored, name, parameter, types.get(name), dtype, folder)
     for name, buffer in model.named_buffers():
         if name in stored:
@@ -68,16 +68,11 @@ def _pack_whole(
     return model.to(dtype).eval().requires_grad_(False), [how, *notes, *_notes(model, folder, wanted, types, set())]
 
 
-def tied_names(model: Any) -> set[str]:
-    """Parameters that are another one's weight."""
-    return set(getattr(model, "_tied_weights_keys", None) or []) if model.config.tie_word_embeddings else set()
-
-
 def choose_types(model: Any, weights: str) -> tuple[dict[str, str], dict[str, str]]:
     """The type of each matrix that is packed, by parameter: as wanted, and as its rows allow."""
     if weights == "as-is":
         return {}, {}
-    tied = tied_names(model)
+    tied = model.all_tied_weights_keys
     names = {parameter: name for parameter, name in tensor_names(model).items() if parameter not in tied}
     shapes = {names[name]: tuple(model.get_parameter(name).shape) for name in names}
     if weights in NF4:

@@ -1,5 +1,6 @@
 """A model without weights: its modules, buffers that follow from the config, and places for tensors to be put in."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lorica.models.directory import UNREADABLE, auto_class
 from lorica.models.locate import one_line
+from lorica.models.stored import StoredTensor
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -31,6 +33,23 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     for module in model.modules():  # a buffer may be its parent's to compute (Falcon H1's multipliers)
         model._init_weights(module)
     return model.eval().requires_grad_(False)
+
+
+def model_of(stored: Mapping[str, StoredTensor], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The empty model of a directory with the tensors `stored`. Where these have two weights for what `config` ties,
+    they are two, as for transformers, and the config says so then."""
+    model = empty_model(config, dtype)
+    if any(_differ(stored, *pair) for pair in model.all_tied_weights_keys.items()):
+        config.get_text_config().tie_word_embeddings = config.tie_word_embeddings = False
+        model = empty_model(config, dtype)
+    return model
+
+
+def _differ(stored: Mapping[str, StoredTensor], one: str, other: str) -> bool:
+    if one not in stored or other not in stored:
+        return False
+    first, second = stored[one].read(), stored[other].read()
+    return not torch.equal(first, second.to(first.dtype))
 
 
 def put(model: nn.Module, name: str, tensor: Tensor) -> None:
