@@ -180,8 +180,9 @@ def test_a_truncated_file(saved: Path, share: float) -> None:
 def test_damaged_metadata(saved: Path) -> None:
     save_file(load_file(saved / WEIGHTS), saved / WEIGHTS, {"lorica": "{not json"})
     refuse(saved, f"{WEIGHTS} is damaged")
-    save_file(load_file(saved / WEIGHTS), saved / WEIGHTS, {"lorica": '["a list"]'})
-    refuse(saved, f"{WEIGHTS} is damaged")
+    for metadata in ('["a list"]', '{"base": 5}', '{"weights": ["nf4"]}'):
+        save_file(load_file(saved / WEIGHTS), saved / WEIGHTS, {"lorica": metadata})
+        refuse(saved, f"{WEIGHTS} is damaged", Loaded(tiny.llama()))
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "adapter_model.pt"])

@@ -78,6 +78,14 @@ def test_a_tied_config_beside_files_that_hold_the_head(tmp_path: Path, held: str
     assert (tied_pair(base.model) is None) == (held == "another head")
 
 
+def test_it_generates_as_the_folder_says(tmp_path: Path) -> None:
+    folder = saved(tiny.llama(**SIZES), tmp_path)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9], "temperature": 0.3}))
+    base, packed = (load(folder, device="cpu", weights=weights) for weights in ("as-is", "q8_0"))
+    assert packed.stop_ids == base.stop_ids == {2, 7, 9}
+    assert packed.model.generation_config.to_dict() == base.model.generation_config.to_dict()
+
+
 def shapes(**fields: Any) -> Any:
     sizes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8}
     return empty_model(tiny.llama(**sizes | fields).config, torch.float32)

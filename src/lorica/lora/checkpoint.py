@@ -26,6 +26,7 @@ from lorica.lora.targets import Targets, find_targets, strength_of
 from lorica.lora.weights import is_embedding
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+PROVENANCE = ("base", "tokenizer", "template", "weights", "start")  # keys that say what an adapter belongs to
 
 
 def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
@@ -170,8 +171,8 @@ def read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a backup or train again.") from None
-    if not isinstance(metadata, dict):
-        raise ValueError(f"{path} is damaged (its provenance is a {type(metadata).__name__}, not an object).")
+    if not isinstance(metadata, dict) or not all(isinstance(metadata.get(key, ""), str) for key in PROVENANCE):
+        raise ValueError(f"{path} is damaged (its provenance is {str(metadata)[:80]}, no object of texts).")
     return metadata, tensors
 
 

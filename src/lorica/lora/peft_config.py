@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from lorica.config.rules import broken_pattern
 from lorica.config.schema import LoraConfig
 from lorica.lora.adapter import Adapter
 from lorica.lora.weights import is_embedding
@@ -142,11 +143,14 @@ def lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
     fields = {key: values[key] for key in _SAME_NAME if values.get(key) not in (None, [], "")}
     fields |= {ours: values[theirs] for theirs, ours in _OTHER_NAME.items() if values.get(theirs) is not None}
     try:
-        return LoraConfig(**({"r": 8, "alpha": 8} | fields))  # PEFT's defaults, for a file that leaves them out
+        config = LoraConfig(**({"r": 8, "alpha": 8} | fields))  # PEFT's defaults, for a file that leaves them out
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path}: {where} is {first['input']!r}: {first['msg']}.") from None
+    if (broken := broken_pattern(config)) is not None:
+        raise ValueError(f'{path} has "{broken}", which is no valid regular expression.')
+    return config
 
 
 def _check_start(values: dict[str, Any], path: Path) -> None:

@@ -15,8 +15,7 @@ from lorica.quant import is_read_by_kernels
 
 def patterns(config: LoraConfig) -> None:
     """Patterns of names are regular expressions, not those of a shell."""
-    broken = broken_pattern(config)
-    if broken is not None:
+    if (broken := broken_pattern(config)) is not None:
         raise ValueError(f'the adapter\'s settings have "{broken}", which is no valid regular expression.')
 
 

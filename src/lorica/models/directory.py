@@ -8,7 +8,7 @@ import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -118,6 +118,16 @@ def _check_complete(told: dict[str, Any], folder: Path, model_type: str) -> None
             f"{folder}: {name} is {tuple(stored)} in the files and {tuple(wanted)} by config.json; one of them "
             "belongs to another model."
         )
+
+
+def read_generation_config(folder: Path, config: Any) -> GenerationConfig:
+    """How the folder says to generate, or what follows from `config`. Raises ValueError for a file that is none."""
+    if not (folder / "generation_config.json").is_file():
+        return GenerationConfig() if config is None else GenerationConfig.from_model_config(config)
+    try:
+        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    except UNREADABLE as error:
+        raise ValueError(f"{folder / 'generation_config.json'} cannot be read: {one_line(error)}") from None
 
 
 def check_finite(model: nn.Module, folder: Path) -> None:

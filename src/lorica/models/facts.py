@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig, PretrainedConfig
-
 from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel, open_model
 from lorica.gguf.tokenizer import stop_ids
 from lorica.models import directory
 from lorica.models.gguf_base import gguf_tokenizer
-from lorica.models.locate import gguf_file, model_folder, one_line
+from lorica.models.locate import gguf_file, model_folder
 
 
 @dataclass(frozen=True)
@@ -40,9 +38,8 @@ def read_facts(name: str, revision: str | None = None, tokenizer: str | None = N
     folder = model_folder(name, revision, weights=False)
     config = directory.read_config(folder) if (folder / "config.json").is_file() else None
     words = directory.read_tokenizer(Path(tokenizer) if tokenizer else folder)
-    stops = _stops(folder, config)
-    if words.eos_token_id is not None:
-        stops.add(words.eos_token_id)
+    ids = directory.read_generation_config(folder, config).eos_token_id
+    stops = {*(ids if isinstance(ids, list) else [ids]), words.eos_token_id} - {None}
     text = config.get_text_config() if config is not None else None
     longest = getattr(text, "max_position_embeddings", None)
     return ModelFacts(words, sorted(stops), getattr(text, "vocab_size", None), longest)
@@ -59,7 +56,7 @@ def width_and_type(name: str, revision: str | None = None) -> tuple[int, str]:
         opened = open_model(file)
         config = read_config(opened.metadata, opened.tensors, opened.values)
     else:
-        config = directory.read_config(model_folder(name, revision)).get_text_config()
+        config = directory.read_config(model_folder(name, revision, weights=False)).get_text_config()
     return int(config.hidden_size), str(config.model_type)
 
 
@@ -68,18 +65,3 @@ def _gguf_facts(file: GgufModel, tokenizer: str | None) -> ModelFacts:
     ends = {*stop_ids(file.metadata), words.eos_token_id} - {None}
     config = read_config(file.metadata, file.tensors, file.values)
     return ModelFacts(words, sorted(ends), config.vocab_size, config.max_position_embeddings)
-
-
-def _stops(folder: Path, config: PretrainedConfig | None) -> set[int]:
-    """What transformers will stop on: the generation config's tokens, or where there is none, the model config's."""
-    if (folder / "generation_config.json").is_file():
-        try:
-            settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
-        except directory.UNREADABLE as error:
-            raise ValueError(f"{folder / 'generation_config.json'} cannot be read: {one_line(error)}") from None
-    elif config is not None:
-        settings = GenerationConfig.from_model_config(config)
-    else:
-        return set()
-    ids = settings.eos_token_id
-    return {id for id in (ids if isinstance(ids, list) else [ids]) if id is not None}

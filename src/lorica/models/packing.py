@@ -49,6 +49,7 @@ def read_packed(
     tie(model)
     missing = unfilled(model)
     assert not missing, f"{missing} are without values"
+    model.generation_config = directory.read_generation_config(folder, config)
     return model, _notes(model, folder, wanted, types, set(stored) - used)
 
 
