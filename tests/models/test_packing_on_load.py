@@ -120,6 +120,17 @@ def test_tensors_under_other_names_are_read_whole_and_told(tmp_path: Path) -> No
     assert any(re.search(r"read whole before packing: .* \d\d% of its matrices stay dense", note) for note in notes)
 
 
+@pytest.mark.parametrize("make", [tiny.mixtral, tiny.llama])
+def test_rotations_stay_exact_in_16_bits(tmp_path: Path, make: Any) -> None:
+    """What transformers keeps in fp32 beside weights of 16 bits: the frequencies that positions are multiplied by."""
+    folder = saved(make(**SIZES), tmp_path)
+    base, packed = (load(folder, device="cpu", dtype="bf16", weights=weights).model for weights in ("as-is", "q8_0"))
+    wanted, found = dict(base.named_buffers()), dict(packed.named_buffers())
+    assert wanted and all(torch.equal(found[name], buffer) for name, buffer in wanted.items())
+    assert all(found[name].dtype == buffer.dtype for name, buffer in wanted.items())
+    assert {parameter.dtype for parameter in packed.parameters()} == {torch.bfloat16}
+
+
 def test_rows_that_do_not_divide_are_told(tmp_path: Path) -> None:
     base = load(saved(tiny.llama(**SIZES), tmp_path), device="cpu", weights="q4_k_m")
     assert any("have rows that Q4_K cannot pack and are Q5_0, as llama.cpp would do" in note for note in base.notes)

@@ -66,7 +66,10 @@ def _pack_whole(
     tie(model)
     left = sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1) / matrices
     how = f"read whole before packing: its tensors have other names in {folder}; {left:.0%} of its matrices stay dense"
-    return model.to(dtype).eval().requires_grad_(False), [how, *notes, *_notes(model, folder, wanted, types, set())]
+    for name, parameter in model.named_parameters():  # buffers (rotary frequencies) and what stays fp32 are not rounded
+        if not any(part in name for part in model._keep_in_fp32_modules_strict):
+            parameter.data = parameter.data.to(dtype)
+    return model.eval().requires_grad_(False), [how, *notes, *_notes(model, folder, wanted, types, set())]
 
 
 def choose_types(model: Any, weights: str) -> tuple[dict[str, str], dict[str, str]]:
