@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, OlmoConfig, OlmoForCausalLM
 
 import tiny_models as tiny
+from lorica import export
 from lorica.lora import attach, load_adapter
 from lorica.lora.targets import tied_pair
 from lorica.models import load
@@ -230,3 +231,14 @@ def test_a_gguf_file_is_not_packed_again(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="is a GGUF file, which is used as it is packed"):
         load(convert(tiny.llama(), tmp_path / "a.gguf"), weights="q8_0")
+
+
+def test_an_adapter_on_a_checkpoint_of_bitsandbytes_is_exported(tmp_path: Path) -> None:
+    folder = bitsandbytes_folder(tiny.llama(**SIZES | {"intermediate_size": 128}), tmp_path / "base", double=True)
+    tiny.randomise(attach(load(folder, device="cpu", dtype="fp32"), r=2, target_modules=["q_proj"])).save(
+        tmp_path / "a"
+    )
+    for to in ("peft", "gguf-adapter"):
+        assert export(tmp_path / "a", to, out=tmp_path / to).ok
+    with pytest.raises(ValueError, match=r"packed by bitsandbytes.*--to peft"):
+        export(tmp_path / "a", "merged", out=tmp_path / "merged")

@@ -24,6 +24,7 @@ from lorica.lora.checkpoint import CONFIG
 from lorica.models.fingerprint import Progress
 from lorica.models.locate import weight_files
 from lorica.models.stored import StoredTensor, stored_tensors
+from lorica.quant.bitsandbytes import STATE
 
 INDEX = "model.safetensors.index.json"
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")
@@ -65,6 +66,11 @@ def write_merged(
     if weights.file is not None:
         raise ValueError(
             f"the base {source.base_name} is a GGUF file, of which no transformers directory is made; use --to gguf."
+        )
+    if any(name.endswith(STATE) for name in weights.stored):
+        raise ValueError(
+            f"the base {source.base_name} is packed by bitsandbytes, into which no sum is written; use --to peft, or "
+            "merge into the 16-bit model that it was made of (--base, with --allow-other-base)."
         )
     dtype = TYPES[options.type] if options.type else None
     files = planned(weights, dtype)

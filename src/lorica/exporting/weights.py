@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from lorica.exporting.changes import Change, Changes, Trained, read_changes
 from lorica.exporting.gguf_form import form_of, gguf_tensors
@@ -17,6 +18,25 @@ from lorica.models.fingerprint import Progress, hash_gguf, hash_weight_files
 from lorica.models.locate import weight_files
 from lorica.models.skeleton import empty_model, model_of
 from lorica.models.stored import Stored, StoredTensor, stored_tensors
+from lorica.quant import bitsandbytes
+
+
+@dataclass(frozen=True)
+class Nf4Tensor:
+    """A weight as bitsandbytes stores it, in several `parts`: a `Stored` that reads what they stand for."""
+
+    name: str
+    shape: list[int]
+    parts: dict[str, StoredTensor]
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def numel(self) -> int:
+        return torch.Size(self.shape).numel()
+
+    def read(self) -> Tensor:
+        packing, packed = bitsandbytes.read({key: part.read() for key, part in self.parts.items()})
+        return packing.unpack(packed)
 
 
 @dataclass(frozen=True)
@@ -76,9 +96,13 @@ def base_weights(base: Path, name: str, progress: Progress | None = None) -> Wei
     model = model_of(stored, directory.read_config(base), torch.float32)
     bones = Skeleton(model, name, {"base": hash_weight_files(files, progress)})
     names, fused = bones.parameters_of(stored)
-    return Weights(
-        {parameter: stored[tensor] for parameter, tensor in names.items()}, bones, stored=stored, fused=fused
-    )
+    by_parameter: dict[str, Stored] = {parameter: stored[tensor] for parameter, tensor in names.items()}
+    for state in (name for name in stored if name.endswith(bitsandbytes.STATE)):
+        module = state.removesuffix(bitsandbytes.STATE)
+        parts = {name.removeprefix(module): stored[name] for name in stored if name.startswith(module)}
+        parameter = f"{module}weight"
+        by_parameter[parameter] = Nf4Tensor(parameter, list(model.get_parameter(parameter).shape), parts)
+    return Weights(by_parameter, bones, stored=stored, fused=fused)
 
 
 def read_weights_of(source: Source, progress: Progress | None = None) -> Weights:
