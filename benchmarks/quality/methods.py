@@ -22,6 +22,7 @@ METHODS: dict[str, list[str]] = {
     "LoRA r 16, attention only": lora(16, ATTENTION),
     "LoRA r 16, MLP only": lora(16, MLP),
     "LoRA r 16, embeddings too": lora(16, WITH_EMBEDDINGS),
+    "LoRA r 16 on Q4_K, embeddings too": lora(16, WITH_EMBEDDINGS, "model.weights=q4_k_m"),
     "LoRA+ r 16": lora(16, "train.loraplus_lr_ratio=16"),
     "DoRA r 16": lora(16, "lora.use_dora=true"),
     "PiSSA r 16": lora(16, "lora.init_lora_weights=pissa"),
