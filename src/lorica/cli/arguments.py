@@ -1,5 +1,6 @@
 """What several commands take: their common arguments, and settings as the command line gives them."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,10 @@ Settings = Annotated[
 ]
 Model = Annotated[str | None, typer.Option(help="Directory of a transformers model, a GGUF file, or a hub id.")]
 Data = Annotated[list[str] | None, typer.Option(help="File of rows; may be given again.")]
+AllowOtherBase = Annotated[bool, typer.Option("--allow-other-base", help="Use the adapter on another base.")]
+Adapter = Annotated[
+    Path | None, typer.Option(help="An adapter to put on a model: PEFT's folder, or llama.cpp's GGUF file.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 
 

@@ -1,25 +1,22 @@
 """`lorica chat`: a conversation in the terminal."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from lorica.cli.arguments import Adapter, AllowOtherBase
 
 HELP = "/base and /tuned switch the adapter, /reset forgets the conversation, /quit ends it"
 
 
 def chat(
     path: Annotated[str, typer.Argument(help="A run, an adapter, or a model.", metavar="RUN")],
-    adapter: Annotated[
-        Path | None, typer.Option(help="An adapter to put on a model: PEFT's folder, or llama.cpp's GGUF file.")
-    ] = None,
+    adapter: Adapter = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
-    allow_other_base: Annotated[
-        bool, typer.Option("--allow-other-base", help="Use the adapter on another base.")
-    ] = False,
+    allow_other_base: AllowOtherBase = False,
 ) -> None:
     """Talk to a run's model; a model that was not trained on conversations answers line by line."""
     from lorica.cli.terminal import quiet_libraries

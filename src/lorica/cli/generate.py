@@ -1,28 +1,23 @@
 """`lorica generate`: one answer."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lorica.cli.arguments import Json
+from lorica.cli.arguments import Adapter, AllowOtherBase, Json
 
 
 def generate(
     path: Annotated[str, typer.Argument(help="A run, an adapter, or a model.", metavar="RUN")],
     prompt: Annotated[str, typer.Option(help="What to answer; - reads stdin.")],
-    adapter: Annotated[
-        Path | None, typer.Option(help="An adapter to put on a model: PEFT's folder, or llama.cpp's GGUF file.")
-    ] = None,
+    adapter: Adapter = None,
     base: Annotated[bool, typer.Option("--base", help="Answer with the untouched base.")] = False,
     raw: Annotated[bool, typer.Option("--raw", help="Give the prompt as it is, without the chat template.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token each time.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    allow_other_base: Annotated[
-        bool, typer.Option("--allow-other-base", help="Use the adapter on another base.")
-    ] = False,
+    allow_other_base: AllowOtherBase = False,
     as_json: Json = False,
 ) -> None:
     """Answer a prompt with a run's adapter, or without it."""

@@ -64,8 +64,9 @@ def overall(weights: Iterable[Survival]) -> tuple[float, float]:
     return share, noise
 
 
-def kept_by_type(weights: Iterable[WrittenWeight]) -> dict[str, tuple[float, float]]:
-    """(survival, noise) if the changed weights were written as each of `CANDIDATES`, from some rows of each weight."""
+def surviving_types(weights: Iterable[WrittenWeight]) -> list[str]:
+    """The types among `CANDIDATES` that would hold the fine-tune, by some rows of each weight: most of the delta is
+    there, and rounding stays below it."""
     found: dict[str, list[Survival]] = {name: [] for name in CANDIDATES}
     for weight in weights:
         if weight.base.ndim != 2:
@@ -77,10 +78,5 @@ def kept_by_type(weights: Iterable[WrittenWeight]) -> dict[str, tuple[float, flo
                 continue  # rows that do not divide into blocks of 32
             served, exported = (codec(type_name).rounded(matrix) for matrix in (base, tuned))
             found[name].append(survival_of(WrittenWeight(weight.name, type_name, base, tuned, served, exported)))
-    return {name: overall(entries) for name, entries in found.items() if entries}
-
-
-def surviving_types(weights: Iterable[WrittenWeight]) -> list[str]:
-    """The types that would hold the fine-tune: most of the delta is there, and rounding stays below it."""
-    kept = kept_by_type(weights)
+    kept = {name: overall(entries) for name, entries in found.items() if entries}
     return [name for name, (share, noise) in kept.items() if share >= HOLDS and noise <= DROWNS]

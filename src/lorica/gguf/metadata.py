@@ -28,13 +28,13 @@ class Metadata(Mapping[str, Value]):
         return len(self._values)
 
     def text(self, key: str, default: str | None = None) -> str:
-        return self._read(key, (Type.STRING,), "text", default)
+        return self._read(key, "text", default, (Type.STRING,))
 
     def integer(self, key: str, default: int | None = None) -> int:
-        return self._read(key, INTEGERS, "a whole number", default)
+        return self._read(key, "a whole number", default, INTEGERS)
 
     def number(self, key: str, default: float | None = None) -> float:
-        found: float = self._read(key, (*FLOATS, *INTEGERS), "a number", default)
+        found: float = self._read(key, "a number", default, (*FLOATS, *INTEGERS))
         if not math.isfinite(found):
             raise ValueError(f"{self.source}: {key} is {found}, where a finite number belongs.")
         return found
@@ -47,37 +47,29 @@ class Metadata(Mapping[str, Value]):
         return found
 
     def flag(self, key: str, default: bool | None = None) -> bool:
-        return self._read(key, (Type.BOOL,), "true or false", default)
+        return self._read(key, "true or false", default, (Type.BOOL,))
 
     def texts(self, key: str, default: list[str] | None = None) -> list[str]:
-        return self._array(key, (Type.STRING,), "an array of text", default)
+        return self._read(key, "an array of text", default, elements=(Type.STRING,))
 
     def integers(self, key: str, default: list[int] | None = None) -> list[int]:
-        return self._array(key, INTEGERS, "an array of whole numbers", default)
+        return self._read(key, "an array of whole numbers", default, elements=INTEGERS)
 
     def numbers(self, key: str, default: list[float] | None = None) -> list[float]:
-        return self._array(key, (*FLOATS, *INTEGERS), "an array of numbers", default)
+        return self._read(key, "an array of numbers", default, elements=(*FLOATS, *INTEGERS))
 
-    def _read(self, key: str, types: tuple[Type, ...], what: str, default: Any) -> Any:
+    def _read(
+        self, key: str, what: str, default: Any, types: tuple[Type, ...] = (), elements: tuple[Type, ...] = ()
+    ) -> Any:
+        """A value of one of the `types`, or an array of one of the `elements`."""
         value = self._values.get(key)
-        if value is None:
-            return self._default(key, default)
-        if value.type not in types:
-            raise ValueError(f"{self.source}: {key} is of type {_type_of(value)}, where {what} belongs.")
-        return value.content
-
-    def _array(self, key: str, elements: tuple[Type, ...], what: str, default: Any) -> Any:
-        value = self._values.get(key)
-        if value is None:
-            return self._default(key, default)
-        if value.element not in elements:
-            raise ValueError(f"{self.source}: {key} is of type {_type_of(value)}, where {what} belongs.")
-        return value.content if value.element == Type.STRING else value.content.tolist()
-
-    def _default(self, key: str, default: Any) -> Any:
-        if default is None:
+        if value is None and default is None:
             raise ValueError(f"{self.source} has no {key} in its metadata; it is incomplete, or no language model.")
-        return default
+        if value is None:
+            return default
+        if value.type not in types and value.element not in elements:
+            raise ValueError(f"{self.source}: {key} is of type {_type_of(value)}, where {what} belongs.")
+        return value.content.tolist() if value.element not in (None, Type.STRING) else value.content
 
 
 def _type_of(value: Value) -> str:
