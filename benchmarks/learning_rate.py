@@ -1,16 +1,18 @@
-"""`train.lr: auto` against the best of a grid of eight learning rates, on three tasks over the base in the package.
+"""`train.lr: auto` against the best of a grid of eight learning rates, over the base in the package.
 
-    python benchmarks/learning_rate.py --data FOLDER [--tasks demo e2e scan] [--page docs/results.md]
+    python benchmarks/learning_rate.py --data FOLDER [--tasks demo e2e scan gsm8k] [--seeds 0 1] [--page PAGE.md]
 
 FOLDER holds e2e_nlg/, scan/ and gsm8k/ as in benchmarks/quality/run.py; the demo's own task is made on the spot. The
 grid goes from an eighth of the rule of the width to sixteen times it, each rate twice the one before, all trained to
-the end side by side. A task that is finished is not run again.
+the end side by side. Stopped, it goes on from where it was. Intervals are of the held-out rows alone: how far a run at
+the same rate may come out elsewhere, for another order of the rows and another start, the seeds show.
 """
 
 import argparse
 import dataclasses
 import json
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import lorica
 from lorica.config import default_learning_rate
 from lorica.demo import BASE
 from lorica.demo.task import write_demo_data
+from lorica.evaluation.bootstrap import paired_interval
+from lorica.evaluation.scores import Scores
 from lorica.sweeping import sweep
 
 HERE = Path(__file__).parent
@@ -28,24 +32,23 @@ from tables import table, write_section  # noqa: E402
 from tasks import TASKS, write  # noqa: E402
 
 FACTORS = [2.0**power for power in range(-3, 5)]
-BATCH_SIZE, HELD_OUT = 2, 64
+BATCH_SIZE, HELD_OUT = 2, 400
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--tasks", nargs="*", choices=["demo", *TASKS], default=["demo", "e2e", "scan"])
+    parser.add_argument("--tasks", nargs="*", choices=["demo", *TASKS], default=["demo", "e2e", "scan", "gsm8k"])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1])
     parser.add_argument("--rows", type=int, default=800)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--work", type=Path, default=Path("runs/learning_rate"))
     parser.add_argument("--out", type=Path, default=HERE / "results" / "learning_rate.json")
     parser.add_argument("--page", type=Path, help="Markdown page whose section between the learning-rate marks it is")
     arguments = parser.parse_args()
-    content = surroundings() | {"rows": arguments.rows, "tasks": {}}
-    if arguments.out.exists():
-        content["tasks"] = json.loads(arguments.out.read_text(encoding="utf-8"))["tasks"]
-    for task in arguments.tasks:
-        content["tasks"][task] = measured(task, arguments)
+    content = surroundings() | {"rows": arguments.rows, "held_out": HELD_OUT, "runs": {}}
+    for task, seed in product(arguments.tasks, arguments.seeds):
+        content["runs"][f"{task}, seed {seed}"] = measured(task, seed, arguments)
         arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     text = learning_rate_table(content)
     print(text)
@@ -53,31 +56,56 @@ def main() -> None:
         write_section(arguments.page, "learning-rate", text)
 
 
-def measured(task: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    folder = arguments.work / task
-    train, held_out = rows_of(task, folder, arguments)
+def measured(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    train, held_out = rows_of(task, arguments.work / task, arguments)
+    folder = arguments.work / task / f"seed-{seed}"
     values = {
         "model": {"path": str(BASE), "dtype": "fp32"},
         "data": {"path": str(train), "too_long": "drop"},
         "evaluate": {"held_out": str(held_out), "samples": 0, "forgetting": None},
         "system": {"threads": arguments.threads},
     }
+    settings = {"batch_size": BATCH_SIZE, "seed": seed}
     rule, _ = default_learning_rate(json.loads((BASE / "config.json").read_text())["hidden_size"], "llama", "lora")
-    grid = in_folder(folder / "grid", "sweep.json") or sweep(
+    grid = in_folder(folder / "grid", "sweep.json")
+    if grid is None and (folder / "grid" / "grid.json").exists():
+        grid = sweep(resume=folder / "grid").to_dict()
+    grid = grid or sweep(
         overrides=["train.lr=" + ",".join(f"{rule * factor:.4g}" for factor in FACTORS)],
-        out=folder / "grid", share=1, **values, train={"batch_size": BATCH_SIZE},
+        out=folder / "grid", share=1, **values, train=settings,
     ).to_dict()  # fmt: skip
-    if not (folder / "auto" / "report.json").exists():
-        lorica.train(**values, train={"batch_size": BATCH_SIZE, "lr": "auto"}, out=str(folder / "auto"))
+    if (folder / "auto" / "config.yaml").exists() and not (folder / "auto" / "report.json").exists():
+        lorica.train(resume=folder / "auto")
+    elif not (folder / "auto").exists():
+        lorica.train(**values, train=settings | {"lr": "auto"}, out=str(folder / "auto"))
     report = in_folder(folder / "auto", "report.json")
     assert report is not None
-    losses = {float(row["settings"]["train.lr"]): row["held_out_loss"] for row in grid["rows"]}
+    rows = {float(row["settings"]["train.lr"]): row for row in grid["rows"]}
+    scores = {rate: scores_of(folder / "grid" / "trials" / row["name"], report["steps"]) for rate, row in rows.items()}
+    best = min((rate for rate in rows if rows[rate]["failed"] is None), key=lambda rate: scores[rate].loss)
+    nearest = min(rows, key=lambda rate: abs(rate - rule))
+    auto = Scores.from_dict((in_folder(folder / "auto", "after.json") or {})["scores"])
     return {
-        "rule": rule,
         "steps": report["steps"],
-        "grid": dict(sorted(losses.items())),
-        "auto": report["learning_rate"] | {"final_loss": report["after"]["loss"]},
+        "grid": {str(rate): row["held_out_loss"] for rate, row in sorted(rows.items())},
+        "best": {"rate": best, "loss": scores[best].loss},
+        "rule": {"rate": rule} | above(scores[best], scores[nearest]),
+        "auto": report["learning_rate"] | above(scores[best], auto),
         "seconds": report["measured"]["seconds"],
+    }
+
+
+def scores_of(trial: Path, step: int) -> Scores:
+    return Scores.from_dict((in_folder(trial, "scores.json") or {})["scores"][str(step)])
+
+
+def above(best: Scores, other: Scores) -> dict[str, Any]:
+    """The loss and how far it lies above the best one, as a share of that, with its 95 % interval."""
+    found = paired_interval(best.loss_statistics, other.loss_statistics)
+    assert found.difference is not None and found.low is not None and found.high is not None
+    return {
+        "final_loss": other.loss,
+        "from_best": [value / best.loss for value in (found.difference, found.low, found.high)],
     }
 
 
@@ -88,7 +116,7 @@ def in_folder(folder: Path, name: str) -> dict[str, Any] | None:
 
 
 def rows_of(task: str, folder: Path, arguments: argparse.Namespace) -> tuple[Path, Path]:
-    if folder.exists() and list(folder.glob("*.jsonl")):
+    if (folder / "held_out.jsonl").exists():
         return folder / "train.jsonl", folder / "held_out.jsonl"
     folder.mkdir(parents=True, exist_ok=True)
     if task == "demo":
@@ -97,19 +125,20 @@ def rows_of(task: str, folder: Path, arguments: argparse.Namespace) -> tuple[Pat
 
 
 def learning_rate_table(content: dict[str, Any]) -> str:
-    heads = ["task", "steps", "rule", "its loss", "best of the grid", "its loss", "auto", "its loss", "from the best"]
+    heads = ["", "best of the grid", "its loss", "rule", "from the best", "auto", "from the best", "of the tokens"]
     rows = []
-    for name, task in content["tasks"].items():
-        grid = {float(rate): loss for rate, loss in task["grid"].items() if loss is not None}
-        best = min(grid, key=lambda rate: grid[rate])
-        near = min(grid, key=lambda rate: abs(rate - task["rule"]))
-        auto = task["auto"]
-        cells = [name, f"{task['steps']}", f"{task['rule']:.2g}", f"{grid[near]:.4f}", f"{best:.2g}"]
-        cells += [f"{grid[best]:.4f}", f"{auto['chosen']:.2g}", f"{auto['final_loss']:.4f}"]
-        cells += [f"{100 * (auto['final_loss'] / grid[best] - 1):+.1f} %", f"{auto['share_of_tokens']:.1%}"]
-        rows.append([*cells, f"{auto['seconds'] / task['seconds']:.0%}"])
-    told = f"{content['date']}, commit {content['commit']}, {content['cores']} cores of {content['processor']}."
-    return f"{told}\n\n{table([*heads, 'of the tokens', 'of the time'], rows)}"
+    for name, run in content["runs"].items():
+        rule, auto = run["rule"], run["auto"]
+        cells = [name, f"{run['best']['rate']:.2g}", f"{run['best']['loss']:.4f}"]
+        cells += [f"{rule['rate']:.2g}", told(rule["from_best"]), f"{auto['chosen']:.2g}", told(auto["from_best"])]
+        rows.append([*cells, f"{auto['share_of_tokens']:.1%}"])
+    where = f"{content['date']}, commit {content['commit']}, {content['cores']} cores of {content['processor']}."
+    return f"{where}\n\n{table(heads, rows)}"
+
+
+def told(share: list[float]) -> str:
+    difference, low, high = (100 * value for value in share)
+    return f"{difference:+.1f} % ({low:+.1f} to {high:+.1f})"
 
 
 if __name__ == "__main__":

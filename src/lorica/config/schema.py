@@ -98,8 +98,8 @@ class TrainConfig(Section):
     batch_size: Count = Field(16, description="Rows in one optimiser step, however they are split to fit in memory")
     lr: Annotated[float, Field(gt=0, le=1)] | Auto | None = Field(
         None,
-        description="Peak learning rate; null follows from the model's width; auto tries a few around that, on at most"
-        " 15 % of the run's tokens",
+        description="Peak learning rate; null follows from the model's width; auto tries half, once and twice that, on"
+        " at most 15 % of the run's tokens",
     )
     loraplus_lr_ratio: Annotated[float, Field(gt=0, le=1000)] = Field(
         1.0, description="Learning rate of B over that of A (LoRA+, arXiv:2402.12354)"

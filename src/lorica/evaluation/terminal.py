@@ -45,7 +45,7 @@ def searched_line(search: Mapping[str, Any]) -> str:
     rows = [(row["settings"]["train.lr"], row["held_out_loss"]) for row in search["rows"]]
     tried = ", ".join(f"{rate} → {'diverged' if loss is None else f'{loss:.4f}'}" for rate, loss in rows)
     spent = f"{search['tokens']:,} tokens ({search['share_of_tokens']:.0%} of the run's), {duration(search['seconds'])}"
-    return f"learning rate {search['chosen']:g} (auto): {search['reason']}. Tried: {tried}; {spent}"
+    return f"learning rate {search['chosen']:g} (auto): {search['reason']}. Tried: {tried}; the others took {spent}"
 
 
 def cost_line(report: Mapping[str, Any]) -> str:

@@ -65,8 +65,7 @@ def begin(prepared: Prepared, watcher: Watcher, earlier: RunFolder | None = None
     with run.locked(), _stops_told(run):
         _refuse_second_run(run)
         if earlier is not None:
-            shutil.copytree(earlier.checkpoints, run.checkpoints, dirs_exist_ok=True)
-            shutil.copyfile(earlier.metrics, run.metrics)
+            _take_over(earlier, run)
         _write_settings(prepared, run)
         if subject is None:
             prepared = _searched(prepared, run, watcher)
@@ -77,24 +76,30 @@ def begin(prepared: Prepared, watcher: Watcher, earlier: RunFolder | None = None
 def _check_search(prepared: Prepared) -> None:
     """Raises ValueError, before the run's folder is touched, for a run that is too short or an adapter that cannot be
     put on this base."""
-    from lorica.sweeping.learning_rate import search_trials  # which needs the rooms that this one is made of
+    from lorica.sweeping.learning_rate import search_steps  # which needs the rooms that this one is made of
 
-    config = prepared.resolved.config
-    search_trials(prepared, Path(str(config.out)))
-    attach(prepared.base, config.lora, sample=start_sample(prepared)).detach()
+    search_steps(prepared)
+    attach(prepared.base, prepared.resolved.config.lora, sample=start_sample(prepared)).detach()
 
 
 def _searched(prepared: Prepared, run: RunFolder, watcher: Watcher) -> Prepared:
-    """With the learning rate that a search finds, in the run's own files too: a resumed run does not search again."""
+    """With the learning rate that a search finds, in the run's own files too: a resumed run does not search again. It
+    goes on from where the search left that rate."""
     from lorica.sweeping.learning_rate import search_learning_rate
 
     found = search_learning_rate(prepared, run, watcher)
+    _take_over(RunFolder(run.path / found["goes_on"]), run)
     resolved = derive(prepared.resolved, "train.lr", found["chosen"], f"{found['reason']} ({run.search.name})")
     after = replace(prepared, resolved=resolved)
     if prepared.origins is not None:
         after.origins = prepared.origins | {"train.lr": settings_with_origins(resolved)["train.lr"]}
     _write_settings(after, run)
     return after
+
+
+def _take_over(earlier: RunFolder, run: RunFolder) -> None:
+    shutil.copytree(earlier.checkpoints, run.checkpoints, dirs_exist_ok=True)
+    shutil.copyfile(earlier.metrics, run.metrics)
 
 
 def _write_settings(prepared: Prepared, run: RunFolder) -> None:
