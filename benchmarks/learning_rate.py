@@ -81,9 +81,13 @@ def measured(task: str, seed: int, arguments: argparse.Namespace) -> dict[str, A
     report = in_folder(folder / "auto", "report.json")
     assert report is not None
     rows = {float(row["settings"]["train.lr"]): row for row in grid["rows"]}
-    scores = {rate: scores_of(folder / "grid" / "trials" / row["name"], report["steps"]) for rate, row in rows.items()}
-    best = min((rate for rate in rows if rows[rate]["failed"] is None), key=lambda rate: scores[rate].loss)
-    nearest = min(rows, key=lambda rate: abs(rate - rule))
+    scores = {
+        rate: scores_of(folder / "grid" / "trials" / row["name"], report["steps"])
+        for rate, row in rows.items()
+        if row["failed"] is None
+    }
+    best = min(scores, key=lambda rate: scores[rate].loss)
+    nearest = min(scores, key=lambda rate: abs(rate - rule))
     auto = Scores.from_dict((in_folder(folder / "auto", "after.json") or {})["scores"])
     return {
         "steps": report["steps"],
