@@ -98,7 +98,7 @@ class TrainConfig(Section):
     batch_size: Count = Field(16, description="Rows in one optimiser step, however they are split to fit in memory")
     lr: Annotated[float, Field(gt=0, le=1)] | Auto | None = Field(
         None,
-        description="Peak learning rate; null follows from the model's width; auto tries half to four times that, on"
+        description="Peak learning rate; null follows from the model's width; auto tries half to 1.4 times that, on"
         " at most 15 % of the run's tokens",
     )
     loraplus_lr_ratio: Annotated[float, Field(gt=0, le=1000)] = Field(

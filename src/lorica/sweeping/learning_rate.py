@@ -1,18 +1,15 @@
-"""`train.lr: auto`: the run begins at three rates around the rule of the model's width, and goes on with one of them.
+"""`train.lr: auto`: the run begins as three, side by side, around the rule of the model's width, and goes on as one.
 
 Each lane is the run that its rate alone would have been, in the run's own schedule, so nothing of the one that goes on
-is lost: what the search costs is the other two. The rule and twice the rule begin side by side; where twice is clearly
-better, four times the rule is tried next, and half of it otherwise.
-
-They are compared once the warm-up is well over, because a rate that is too high shows only after some dozen steps at
-its full height: lanes that decay within a dozen steps prefer several times the rate that the run can bear, and how many
-times differs from task to task (docs/LOG.md).
+is lost: what the search costs is the others. They are compared once the warm-up is well over, because a rate that is
+too high shows only after some dozen steps at its full height: lanes that decay within a dozen steps prefer several
+times the rate that the run can bear, and how many times differs from task to task (docs/LOG.md).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,16 +23,17 @@ from lorica.run.execute import fit_packing
 from lorica.run.prepare import Prepared
 from lorica.run.watch import Watcher
 from lorica.sweeping.grid import Trial
+from lorica.sweeping.halving import best
 from lorica.sweeping.passes import steps_of, train_in_passes
 from lorica.sweeping.trial import TrialState
 from lorica.training.interrupt import Interrupted, stop_on_signal
 from lorica.training.run_folder import RunFolder
 from lorica.training.schedule import warmup_steps
 
-SHARE = 0.15  # of the run's tokens, both lanes that do not go on together
-LOSERS = 2
+SHARE = 0.15  # of the run's tokens, all lanes that do not go on together
+# Of the rule; up by less than down, because the best rate at this point of a run is up to 1.9 times that at its end.
+FACTORS = (1 / 2, 1.0, math.sqrt(2))
 LEAST_STEPS = 8  # of a lane after its warm-up: fewer say nothing
-NAMES = {0.5: "half the rule", 1.0: "the rule", 2.0: "twice the rule", 4.0: "four times the rule"}
 
 
 def search_learning_rate(prepared: Prepared, run: RunFolder, watcher: Watcher) -> dict[str, Any]:
@@ -47,22 +45,17 @@ def search_learning_rate(prepared: Prepared, run: RunFolder, watcher: Watcher) -
     """
     if run.search.exists():
         return read_json(run.search)
-    steps = search_steps(prepared)
+    trials, steps = search_trials(prepared, run), search_steps(prepared)
     fit_packing(prepared, watcher)
-    lanes: dict[float, TrialState] = {}
-
-    def measured(*factors: float) -> list[np.ndarray]:
-        added = {factor: _lane(prepared, run, factor) for factor in factors}
-        _train(prepared, list(added.values()), steps, run, watcher)
-        lanes.update(added)
-        return [_measured(lane, prepared, steps) for lane in added.values()]
-
-    rule, twice = measured(1.0, 2.0)
-    factor, best = (2.0, twice) if clearly_better(twice, rule) else (1.0, rule)
-    beyond = 4.0 if factor == 2.0 else 0.5
-    if clearly_better(measured(beyond)[0], best):
-        factor = beyond
-    found = _found(prepared, run, lanes, factor, steps)
+    rates = ", ".join(f"{_rate(trial):.2g}" for trial in trials)
+    watcher.notice(f"searching the learning rate: {rates}, {steps} steps each, after which the best goes on")
+    for trial in trials:
+        trial.load()
+    with stop_on_signal() as request:
+        if not train_in_passes(prepared, trials, lambda trial: steps, len(trials), watcher, request):
+            number, request.number = request.number, 0
+            raise Interrupted(run.path, None, number)
+    found = _chosen(prepared, trials, steps, run)
     write_json(run.search, found)
     watcher.notice(f"learning rate {found['chosen']:.3g}: {found['reason']}")
     return found
@@ -71,8 +64,8 @@ def search_learning_rate(prepared: Prepared, run: RunFolder, watcher: Watcher) -
 def search_steps(prepared: Prepared) -> int:
     """The most steps that the lanes can take within the share; all see the rows that the run begins with. Raises
     ValueError where they are too few."""
-    spent = np.cumsum(_tokens_by_step(prepared))
-    steps = int(np.searchsorted(spent * LOSERS, SHARE * spent[-1], side="right"))
+    spent, losers = np.cumsum(_tokens_by_step(prepared)), len(FACTORS) - 1
+    steps = int(np.searchsorted(spent * losers, SHARE * spent[-1], side="right"))
     warmup = warmup_steps(len(spent), prepared.resolved.config.train.warmup)
     if steps < warmup + LEAST_STEPS:
         raise ValueError(
@@ -84,24 +77,18 @@ def search_steps(prepared: Prepared) -> int:
     return steps
 
 
-def _lane(prepared: Prepared, run: RunFolder, factor: float) -> TrialState:
-    """The run itself, at this many times the rule's rate, from where it was left."""
-    config, rate = prepared.resolved.config, float(f"{_rule(prepared) * factor:.3g}")
-    train = config.train.model_copy(update={"lr": rate})
-    resolved = replace(prepared.resolved, config=config.model_copy(update={"train": train}))
-    trial = Trial(list(NAMES).index(factor), (f"train.lr={rate}",))
-    lane = TrialState(trial, resolved, run.path / "search" / trial.name)
-    lane.load()
-    return lane
-
-
-def _train(prepared: Prepared, lanes: Sequence[TrialState], steps: int, run: RunFolder, watcher: Watcher) -> None:
-    rates = " and ".join(f"{_rate(lane):.2g}" for lane in lanes)
-    watcher.notice(f"searching the learning rate: {steps} steps at {rates}")
-    with stop_on_signal() as request:
-        if not train_in_passes(prepared, lanes, lambda lane: steps, len(lanes), watcher, request):
-            number, request.number = request.number, 0
-            raise Interrupted(run.path, None, number)
+def search_trials(prepared: Prepared, run: RunFolder) -> list[TrialState]:
+    """The lanes, each the run itself at a rate of its own."""
+    config = prepared.resolved.config
+    rule = _rule(prepared)
+    found = []
+    for number, factor in enumerate(FACTORS):
+        rate = float(f"{rule * factor:.3g}")
+        train = config.train.model_copy(update={"lr": rate})
+        resolved = replace(prepared.resolved, config=config.model_copy(update={"train": train}))
+        trial = Trial(number, (f"train.lr={rate}",))
+        found.append(TrialState(trial, resolved, run.path / "search" / trial.name))
+    return found
 
 
 def _tokens_by_step(prepared: Prepared) -> np.ndarray:
@@ -112,43 +99,47 @@ def _tokens_by_step(prepared: Prepared) -> np.ndarray:
     return np.array([tokens[step_rows(len(rows), train.batch_size, step, train.seed)].sum() for step in steps])
 
 
-def clearly_better(one: np.ndarray, other: np.ndarray) -> bool:
-    """By the 95 % interval of the difference of two losses, each sums of losses and weights (rows, 2); what is no
-    number is worse than all else.
-
-    A rate has to be clearly better to be preferred to one nearer to the rule, because early losses are noisy and too
-    high a rate costs more than too low a one.
-    """
-    if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        return bool(np.isfinite(one).all())
-    return verdict(paired_interval(other, one), lower_is_better=True) == "better"
-
-
-def _found(
-    prepared: Prepared, run: RunFolder, lanes: Mapping[float, TrialState], chosen: float, steps: int
-) -> dict[str, Any]:
+def _chosen(prepared: Prepared, trials: Sequence[TrialState], steps: int, run: RunFolder) -> dict[str, Any]:
+    measured = {trial.name: _measured(trial, prepared, steps) for trial in trials}
+    losses = {name: float(ratio(rows.sum(0))) for name, rows in measured.items()}
     by = "held-out loss" if prepared.rows.held_out else "training loss (no rows are held out)"
-    rows = [_row(lanes[factor], _measured(lanes[factor], prepared, steps)) for factor in sorted(lanes)]
-    if all(row["held_out_loss"] is None for row in rows):
-        reasons = "; ".join(f"{lane.name}: {lane.failed}" for lane in lanes.values())
+    winner, reason = _winner(trials, measured, losses, f"{by} after {steps} steps")
+    losers = [trial for trial in trials if trial is not winner]
+    tokens = sum(trial.progress.tokens for trial in losers)
+    return {
+        "chosen": _rate(winner),
+        "reason": reason,
+        "rule": _rule(prepared),
+        "goes_on": str(winner.folder.relative_to(run.path)),
+        "loss": by,
+        "rows": [_row(trial, losses[trial.name]) for trial in trials],
+        "tokens": tokens,
+        "share_of_tokens": tokens / int(_tokens_by_step(prepared).sum()),
+        "seconds": sum(trial.progress.seconds for trial in losers),
+    }
+
+
+def _winner(
+    trials: Sequence[TrialState], measured: dict[str, np.ndarray], losses: dict[str, float], what: str
+) -> tuple[TrialState, str]:
+    """The lane that goes on, and why. The rule stands unless another rate is clearly better: too high a rate costs more
+    than too low a one, and early losses are noisy."""
+    lowest = best(losses, 1)
+    if not lowest:
+        reasons = "; ".join(f"{trial.name}: {trial.failed}" for trial in trials)
         raise ValueError(
             f"every learning rate that train.lr: auto tried ended in a loss that is no number ({reasons}). Look at the "
             "rows with `lorica data check`, or give train.lr a lower number."
         )
-    losers = [lane for factor, lane in lanes.items() if factor != chosen]
-    tokens = sum(lane.progress.tokens for lane in losers)
-    untried = "" if min(lanes) < chosen < max(lanes) else f"; {'lower' if chosen < 1 else 'higher'} ones were not tried"
-    return {
-        "chosen": _rate(lanes[chosen]),
-        "reason": f"{NAMES[chosen]}, by {by} after {steps} steps{untried}",
-        "rule": _rule(prepared),
-        "goes_on": str(lanes[chosen].folder.relative_to(run.path)),
-        "loss": by,
-        "rows": rows,
-        "tokens": tokens,
-        "share_of_tokens": tokens / int(_tokens_by_step(prepared).sum()),
-        "seconds": sum(lane.progress.seconds for lane in losers),
-    }
+    found, rule = next(trial for trial in trials if trial.name == lowest[0]), trials[FACTORS.index(1.0)]
+    if found is rule:
+        return rule, f"the rule's rate has the lowest {what}"
+    if not math.isfinite(losses[rule.name]):
+        return found, f"the rule's rate diverges, and this one has the lowest {what}"
+    if verdict(paired_interval(measured[rule.name], measured[found.name]), lower_is_better=True) != "better":
+        return rule, f"no other has a clearly lower {what} than the rule's rate"
+    beyond = "lower" if trials.index(found) < trials.index(rule) else "higher"
+    return found, f"its {what} is clearly below that of the rule's rate; {beyond} ones were not tried"
 
 
 def _measured(trial: TrialState, prepared: Prepared, steps: int) -> np.ndarray:
@@ -162,9 +153,8 @@ def _measured(trial: TrialState, prepared: Prepared, steps: int) -> np.ndarray:
     return np.array([[record["loss"], 1.0] for record in trial.records(steps)[3 * steps // 4 :]], dtype=np.float64)
 
 
-def _row(trial: TrialState, measured: np.ndarray) -> dict[str, Any]:
+def _row(trial: TrialState, loss: float) -> dict[str, Any]:
     """As a row of a sweep."""
-    loss = float(ratio(measured.sum(0)))
     progress = trial.progress
     return {
         "settings": {"train.lr": f"{_rate(trial):g}"},
