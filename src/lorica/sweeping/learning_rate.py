@@ -31,7 +31,7 @@ from lorica.training.run_folder import RunFolder
 from lorica.training.schedule import warmup_steps
 
 SHARE = 0.15  # of the run's tokens, all lanes that do not go on together
-# Of the rule; up by less than down, because the best rate at this point of a run is up to 1.9 times that at its end.
+# Of the rule; up by less than down, because the best rate at this point of a run is mostly above that at its end.
 FACTORS = (1 / 2, 1.0, math.sqrt(2))
 LEAST_STEPS = 8  # of a lane after its warm-up: fewer say nothing
 
