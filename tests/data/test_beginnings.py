@@ -172,3 +172,15 @@ def test_a_template_that_refuses_a_later_message() -> None:
     whole = conversation(template, ["u", "a", "v", "no"])
     assert rendered(Beginnings(template), whole) == rendered(template, whole)
     assert rendered(template, whole)[-1].endswith("`data.chat_template`.")
+
+
+def test_a_template_with_a_clock() -> None:
+    """Two renderings of it never begin alike, so that none is taken for the beginning of another."""
+    template = chat("{{ strftime_now('%H:%M:%S.%f') }}" + each())
+    beginnings, whole = Beginnings(template), conversation(template, list("uavbwcxd"))
+    time = len("00:00:00.000000")
+    for count in range(1, 9):
+        for generate in (False, True):
+            messages = whole.messages[:count]
+            found = beginnings.render(whole, messages, generate)
+            assert found[time:] == template.render(whole, messages, generate)[time:]

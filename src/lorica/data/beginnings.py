@@ -156,7 +156,12 @@ class Beginnings:
             return self._template.render(conversation, messages, generate)
         begun, key = self._whole[: ends[count]], (conversation.tools is not None, generate)
         if key not in self._rests:
-            self._rests[key] = self._template.render(conversation, messages, generate).removeprefix(begun)
+            text = self._template.render(conversation, messages, generate)
+            if not text.startswith(begun):  # it depends on more than the conversation: a clock, say
+                self._hopeless.add(key[0])
+                self._ends = {}
+                return text
+            self._rests[key] = text[len(begun) :]
         return begun + self._rests[key]
 
     def tells(self, conversation: Conversation) -> bool:

@@ -106,12 +106,13 @@ def choose_engine(model: Any, adapter: Adapter | None, recompute: bool = False, 
     head = find_head(model, lanes, verify)
     if isinstance(head, str):
         return PlainEngine(model, f"plain path: {head}")
-    if decoder_of(model) is None:
+    decoder = decoder_of(model)
+    if decoder is None:
         return PlainEngine(model, "plain path: the model names no part that gives its hidden states")
     if lanes > 1 and not isinstance(head.projection, nn.Linear | PackedLinear):
         return PlainEngine(model, "plain path: lanes share one output layer, and this one is adapted")
     reason = ""
-    for engine in candidates(model, adapter, head, recompute, verify):
+    for engine in candidates(model, decoder, adapter, head, recompute, verify):
         if isinstance(engine, str):
             reason += f" ({engine})"
             continue
@@ -125,7 +126,7 @@ def choose_engine(model: Any, adapter: Adapter | None, recompute: bool = False, 
 
 
 def candidates(
-    model: nn.Module, adapter: Adapter | None, head: LossHead, recompute: bool, verify: bool = True
+    model: nn.Module, decoder: nn.Module, adapter: Adapter | None, head: LossHead, recompute: bool, verify: bool = True
 ) -> Iterator[HeadedEngine | str]:
     """Engines, the leanest first, or why there is none of a kind."""
     try:
@@ -136,7 +137,8 @@ def candidates(
         body.set_policies([Policy("input" if recompute else "all")] * len(body.layers))
         hidden = partial(lean_hidden, body, adapter)
         yield HeadedEngine(hidden, head, body.description, body, multiple_of(model))
-    yield HeadedEngine(lambda batch: own_hidden(model, batch), head, "the model's own layers, loss in chunks")
+    hidden = partial(own_hidden, decoder, dtype_of(head.projection))
+    yield HeadedEngine(hidden, head, "the model's own layers, loss in chunks")
 
 
 def multiple_of(model: Any) -> int:
@@ -156,14 +158,12 @@ def lean_hidden(body: LeanBody, adapter: Adapter | None, batch: Batch) -> Tensor
     return body.hidden(batch.input_ids, batch.position_ids, documents, batch.predict_at, known.keys)
 
 
-def own_hidden(model: Any, batch: Batch) -> Tensor:
-    """The final hidden states (supervised, hidden) by the model's own layers."""
-    body: Any = decoder_of(model)
+def own_hidden(decoder: nn.Module, dtype: torch.dtype, batch: Batch) -> Tensor:
+    """The final hidden states (supervised, hidden) by the model's own layers, in the output layer's type."""
     wanted: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
-    arguments = {name: value for name, value in wanted.items() if accepts(body, name)}
-    hidden: Tensor = body(input_ids=batch.input_ids, **arguments).last_hidden_state
-    head = dtype_of(model.get_output_embeddings())  # Mamba's states stay in fp32
-    return hidden.flatten(0, 1).index_select(0, batch.predict_at).to(head)
+    arguments = {name: value for name, value in wanted.items() if accepts(decoder, name)}
+    hidden: Tensor = decoder(input_ids=batch.input_ids, **arguments).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, batch.predict_at).to(dtype)  # Mamba's states stay in fp32
 
 
 @torch.no_grad()
