@@ -10,6 +10,7 @@ import math
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,30 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> str:
     On any failure what stood there before is untouched. Raises OSError (disk full, no permission) after removing what
     was written aside.
     """
+    with _written_aside(path, data) as (aside, digest):
+        os.replace(aside, path)
+    sync_folder(path.parent)
+    return digest
+
+
+def write_with_key(path: Path, data: Iterable[bytes], key: Path, key_data: bytes) -> None:
+    """Replace `path` and the `key` beside it, without which nobody reads `path`. A failed write leaves both as they
+    were; a kill leaves the former two, the new two, or no key, never one of each.
+
+    Raises OSError as `write_atomically`.
+    """
+    with _written_aside(path, data) as (aside, _), _written_aside(key, key_data) as (key_aside, _):
+        if not key.is_file() or key.read_bytes() != key_data:
+            key.unlink(missing_ok=True)
+            sync_folder(key.parent)
+        os.replace(aside, path)
+        os.replace(key_aside, key)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def _written_aside(path: Path, data: bytes | Iterable[bytes]) -> Iterator[tuple[Path, str]]:
+    """A file beside `path` that holds `data`, on the disk, and its SHA-256; it is removed when the block fails."""
     aside = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     digest = hashlib.sha256()
     try:
@@ -46,21 +71,23 @@ def write_atomically(path: Path, data: bytes | Iterable[bytes]) -> str:
                 digest.update(piece)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(aside, path)
+        yield aside, digest.hexdigest()
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(path)) from error  # a failed write does not name its file
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
-    return digest.hexdigest()
 
 
 def write_json(path: Path, value: object) -> None:
     """`value` as indented JSON with sorted keys, atomically. Floats that are NaN or infinite are refused."""
+    write_atomically(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    return (text + "\n").encode()
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lorica.adapters.on_base import beside_base
 from lorica.adapters.pairs import Pair
 from lorica.files import read_json
 from lorica.gguf.inspection import inspect_gguf
-from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, holds_adapter, read_settings, read_weights
 from lorica.lora.peft_config import lora_config
 from lorica.lora.targets import strength_of
 from lorica.models.locate import weight_files
@@ -60,7 +60,7 @@ def _look(folder: Path) -> dict[str, Any]:
         return _gguf(folder)
     if RunFolder(folder).holds_a_run():
         return _run(RunFolder(folder))
-    if (folder / CONFIG).is_file():
+    if holds_adapter(folder):
         return _adapter(folder)
     if (folder / "config.json").is_file():
         return _model(folder)
@@ -110,7 +110,7 @@ def _has_template(folder: Path) -> bool:
 
 
 def _adapter(folder: Path) -> dict[str, Any]:
-    values = read_json(folder / CONFIG)
+    values = read_settings(folder)
     config = lora_config(values, folder / CONFIG)
     provenance, tensors = read_weights(folder)
     pairs = read_pairs(tensors, config, folder)

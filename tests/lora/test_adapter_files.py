@@ -1,21 +1,29 @@
 """Adapter folders: reproducible bytes, nothing ignored, and every refusal leaves folder and model as they were."""
 
+import itertools
 import json
+import os
 import resource
 import runpy
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import tiny_models as tiny
+from lorica.adapters import merge_adapters
 from lorica.lora import attach, load_adapter
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -193,7 +201,7 @@ def test_a_pickle(saved: Path, name: str) -> None:
 
 def test_missing_files(saved: Path, tmp_path: Path) -> None:
     (saved / CONFIG).unlink()
-    refuse(saved, f"{CONFIG} is missing")
+    refuse(saved, f"without their {CONFIG}.*again")
     refuse(tmp_path, f"holds no {WEIGHTS}")
     refuse(tmp_path / "nowhere", "nowhere")
 
@@ -277,3 +285,71 @@ def test_a_full_disk_leaves_the_former_adapter(saved: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [(file.name, file.read_bytes()) for file in sorted(saved.iterdir())] == before
     load_adapter(tiny.llama(), saved)
+
+
+def killed_before(change: int, act: Callable[[], object]) -> bool:
+    """Whether `act`, in a process of its own, was killed just before its file operation of that number, from 1."""
+    process = os.fork()
+    if process == 0:
+        numbers = itertools.count(1)
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            if event in ("open", "os.rename", "os.remove") and next(numbers) == change:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+        with suppress(BaseException):
+            act()
+            os._exit(0)
+        os._exit(1)
+    _, status = os.waitpid(process, 0)
+    assert status in (0, signal.SIGKILL)
+    return status != 0
+
+
+def in_lorica(folder: Path) -> torch.Tensor:
+    return tiny.logits(load_adapter(tiny.llama(), folder).model, tiny.tokens())
+
+
+def in_peft(folder: Path) -> torch.Tensor:
+    return tiny.logits(PeftModel.from_pretrained(tiny.llama(), folder).eval(), tiny.tokens())
+
+
+def merge(folder: Path, former: Path) -> None:
+    merge_adapters([former, former], folder, [1.0, 2.0])
+
+
+def save_again(folder: Path, alpha: float) -> None:
+    tiny.randomise(attach(tiny.llama(), r=3, alpha=alpha, target_modules=["q_proj"]), 0.5).save(folder)
+
+
+@pytest.mark.parametrize(
+    ("replace", "cut_short"),
+    [(partial(save_again, alpha=5), True), (partial(save_again, alpha=7), False), (merge, True)],
+)
+def test_killed_while_it_replaces_an_adapter(replace: Callable[[Path], None], cut_short: bool, tmp_path: Path) -> None:
+    """At every moment either reader has the former adapter, or the new one, or refuses. Where the two have the same
+    config, there is no such moment that refuses."""
+    former, new, folder = tmp_path / "former", tmp_path / "new", tmp_path / "folder"
+    tiny.randomise(attach(tiny.llama(), r=3, alpha=7, target_modules=["q_proj"])).save(former)
+    act = partial(replace, former=former) if replace is merge else replace
+    act(new)
+    whole = [[read(path) for path in (former, new)] for read in (in_lorica, in_peft)]
+    refused, change = 0, 1
+    while True:
+        shutil.copytree(former, folder)
+        killed = killed_before(change, partial(act, folder))
+        try:
+            assert any(torch.equal(in_lorica(folder), one) for one in whole[0])
+            assert any(torch.equal(in_peft(folder), one) for one in whole[1])
+        except ValueError as error:
+            assert "without their adapter_config.json" in str(error) and "again" in str(error)
+            with pytest.raises(ValueError, match=CONFIG):
+                in_peft(folder)
+            refused += 1
+        if not killed:
+            break
+        shutil.rmtree(folder)
+        change += 1
+    assert torch.equal(in_lorica(folder), whole[0][1])
+    assert bool(refused) == cut_short

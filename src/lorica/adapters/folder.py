@@ -13,8 +13,7 @@ from torch import Tensor
 
 from lorica.adapters.pairs import Pair
 from lorica.config import LoraConfig
-from lorica.files import read_json
-from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_weights, write_files
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_settings, read_weights, write_files
 from lorica.lora.peft_config import EMBEDDING_PAIR, PAIR, PREFIX, lora_config, pair_keys
 from lorica.lora.targets import strength_of
 
@@ -45,7 +44,7 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
             f"{folder} is a file, and adapters are combined and shrunk as PEFT's folders. Make one of an adapter of "
             f"llama.cpp's with: lorica export {folder} --to peft --base MODEL."
         )
-    values = read_json(folder / CONFIG)
+    values = read_settings(folder)
     config = lora_config(values, folder / CONFIG)
     if config.use_dora:
         raise ValueError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lorica.files import read_json
-from lorica.lora.checkpoint import CONFIG, load_adapter, packing_of
+from lorica.lora.checkpoint import CONFIG, holds_adapter, load_adapter, packing_of, read_settings
 from lorica.models import Base, load
 from lorica.models.facts import ModelFacts, read_facts
 from lorica.models.locate import gguf_file, model_folder
@@ -89,13 +89,13 @@ def open_source(path: str | Path, base: str | Path | None = None, *, allow_other
         return Source(folder, folder, False, _base_place(str(base), None), str(base))
     if run.holds_a_run():
         return _run_source(run, base, allow_other_base)
-    if not (folder / CONFIG).is_file():
+    if not holds_adapter(folder):
         what = "does not exist" if not folder.exists() else f"holds neither a run nor an adapter (no {CONFIG})"
         raise ValueError(
             f"{folder} {what}; export takes the folder of a run, that of an adapter in PEFT's format, or llama.cpp's "
             "file of one."
         )
-    values = read_json(folder / CONFIG)
+    values = read_settings(folder)
     name = str(base or values.get("base_model_name_or_path") or "")
     if not name:
         raise ValueError(f"{folder / CONFIG} does not name its base (base_model_name_or_path); give it with --base.")

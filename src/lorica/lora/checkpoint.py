@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from lorica.config.schema import LoraConfig
-from lorica.files import read_json, write_json, write_safetensors
+from lorica.files import json_bytes, read_json, safetensors_pieces, write_with_key
 from lorica.lora.adapter import Adapter, check_finite
 from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.from_gguf import read_as_peft
@@ -30,7 +30,7 @@ PROVENANCE = ("base", "tokenizer", "template", "weights", "start")  # keys that 
 
 
 def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
-    """Write one lane of `adapter` into `folder`; returns the files. Each file is replaced in one step.
+    """Write one lane of `adapter` into `folder`; returns the files. What stood there is replaced whole.
 
     An adapter that did not start at zero (PiSSA, OLoRA) is written as the plain LoRA of rank 2r that it equals. Raises
     ValueError if a tensor is not finite, OSError if the folder cannot be written.
@@ -44,10 +44,11 @@ def save_adapter(adapter: Adapter, folder: Path, lane: int = 0) -> list[Path]:
 def write_files(
     folder: Path, values: Mapping[str, Any], provenance: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> list[Path]:
-    """The inverse of `read_files` for a folder. Raises OSError if it cannot be written."""
+    """The inverse of `read_files` for a folder. Killed at any moment, the folder holds the former adapter, this one, or
+    weights without a config, which neither Lorica nor PEFT loads. Raises OSError if it cannot be written."""
     metadata = {"format": "pt", "lorica": json.dumps(provenance, sort_keys=True)}
-    write_safetensors(folder / WEIGHTS, tensors, metadata)
-    write_json(folder / CONFIG, values)
+    weights = safetensors_pieces(tensors, metadata)
+    write_with_key(folder / WEIGHTS, weights, folder / CONFIG, json_bytes(values))
     return [folder / WEIGHTS, folder / CONFIG]
 
 
@@ -145,7 +146,22 @@ def read_files(path: Path, model_config: Any) -> tuple[dict[str, Any], dict[str,
         values, tensors = read_as_peft(path, model_config)
         return values, {}, tensors
     metadata, tensors = read_weights(path)
-    return read_json(path / CONFIG), metadata, tensors
+    return read_settings(path), metadata, tensors
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether there is an adapter in `folder`, be it half of one, of which reading says what is wrong."""
+    return (folder / CONFIG).is_file() or (folder / WEIGHTS).is_file()
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What `adapter_config.json` in `folder` holds. Raises ValueError if it is missing or damaged."""
+    if (folder / WEIGHTS).is_file() and not (folder / CONFIG).is_file():
+        raise ValueError(
+            f"{folder} holds an adapter's weights without their {CONFIG}: saving was cut short, or they were copied "
+            "alone. Save or export the adapter again; a run that was cut short ends with: lorica train --resume RUN."
+        )
+    return read_json(folder / CONFIG)
 
 
 def part_of(path: Path, name: str) -> Path:

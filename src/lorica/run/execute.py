@@ -189,11 +189,11 @@ def _save(prepared: Prepared, subject: Subject, run: RunFolder) -> None:
     """The adapter in PEFT's format, or the whole model in transformers'; the tokenizer beside it, as servers expect."""
     target = run.adapter if subject.adapter is not None else run.model
     target.mkdir(exist_ok=True)
+    _save_pretrained(prepared.base.tokenizer, target)
     if subject.adapter is not None:
-        subject.adapter.save(target)
+        subject.adapter.save(target)  # last: where there is an adapter, there is all that belongs to it
     else:
         _save_pretrained(prepared.base.model, target)
-    _save_pretrained(prepared.base.tokenizer, target)
 
 
 def _save_pretrained(part: Any, target: Path) -> None:

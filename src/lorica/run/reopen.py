@@ -6,7 +6,7 @@ from typing import Any
 
 from lorica.files import read_json
 from lorica.lora import Adapter, load_adapter
-from lorica.lora.checkpoint import CONFIG, packing_of
+from lorica.lora.checkpoint import CONFIG, holds_adapter, packing_of, read_settings
 from lorica.models import Base, load
 from lorica.training.run_folder import RunFolder
 
@@ -57,13 +57,13 @@ def open_for_answers(
     folder = Path(path)
     run = RunFolder(folder)
     if adapter is not None:
-        if run.holds_a_run() or (folder / CONFIG).is_file():
+        if run.holds_a_run() or holds_adapter(folder):
             raise ValueError(f"{path} holds an adapter of its own; --adapter goes with the model that it belongs to.")
         return _open_adapter(str(path), adapter, allow_other_base, base_only)
     if run.holds_a_run():
         return _open_run(run, allow_other_base, base_only)
-    if (folder / CONFIG).is_file():
-        values = read_json(folder / CONFIG)
+    if holds_adapter(folder):
+        values = read_settings(folder)
         name, revision = values.get("base_model_name_or_path"), values.get("revision")
         if not name:
             raise ValueError(
