@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sides import FACTS, side
 
-from lorica.evaluation.quantities import duration, memory, quantity
+from lorica.evaluation.quantities import duration, quantity
 from lorica.evaluation.report import build_report, write_report
 
 BEFORE = [3.0 + 0.1 * n for n in range(20)]
@@ -139,4 +139,3 @@ def test_how_numbers_are_written() -> None:
     assert quantity("loss").change(-0.5) == "−0.500" and quantity("token_accuracy").change(0.123) == "+12.3"
     assert quantity("own.metrics:closeness").label == "closeness" and quantity("bleu").value(None) == "not a number"
     assert (duration(42.04), duration(185.2), duration(7_830)) == ("42.0 s", "3 min 05 s", "2 h 10 min")
-    assert (memory(512), memory(1536), memory(3.5 * 1024**3)) == ("512 B", "1.5 KiB", "3.5 GiB")

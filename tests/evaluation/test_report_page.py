@@ -85,7 +85,7 @@ def test_says_what_the_report_says() -> None:
         "3.950 2.950 −1.000",
         "20 held-out rows (100 supervised tokens)",
         "4,096 0.41 % of 1,000,000",
-        "3.0 GiB planned 2.0 GiB",
+        "3.2 GB planned 2.1 GB",
         "a.jsonl, b.jsonl",
         "✓ same as the reference",
         "Data: duplicate.",

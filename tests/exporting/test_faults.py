@@ -76,7 +76,7 @@ def test_an_export_of_the_folder_that_one_stands_in_lies_beside_it(
 def test_no_space(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 5000, 5000))
-    refuse(tmp_path, "there is 0.00 GB free", lambda: export(adapter, "merged", out=tmp_path / "out"))
+    refuse(tmp_path, "takes 49.1 kB, and there is 5.0 kB free", lambda: export(adapter, "merged", out=tmp_path / "out"))
 
 
 def test_interrupted_while_writing_and_while_proving(adapter: Path, tmp_path: Path) -> None:

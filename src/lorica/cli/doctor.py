@@ -38,6 +38,7 @@ def _profile(as_json: bool) -> None:
     from lorica.models.precision import choose_device
     from lorica.planning.here import write_profile
     from lorica.planning.profile import measure_machine
+    from lorica.units import shown_bytes
 
     machine = measure_machine(choose_device("auto"))
     path = write_profile(machine)
@@ -48,7 +49,7 @@ def _profile(as_json: bool) -> None:
     for kind, points in machine.rates.items():
         shown = ", ".join(f"{rate / 1e9:,.0f} (side {side})" for side, rate in points)
         typer.echo(f"  {kind + ' products':<22} {shown} GFLOP/s")
-    typer.echo(f"  {'memory':<22} {machine.bandwidth / 1e9:,.1f} GB/s read and written")
+    typer.echo(f"  {'memory':<22} {shown_bytes(machine.bandwidth)}/s read and written")
     typer.echo(f"  {'starting an operator':<22} {machine.launch * 1e6:.1f} microseconds")
     typer.echo(f"kept in {path}")
 

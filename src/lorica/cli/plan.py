@@ -67,7 +67,7 @@ def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
 
     from lorica.cli.terminal import print_json
     from lorica.planning.compare import compare
-    from lorica.planning.units import shown_bytes
+    from lorica.units import shown_bytes
 
     rows = compare(*asked)
     if as_json:
@@ -89,7 +89,7 @@ def _compare(asked: "Asked", price: float | None, as_json: bool) -> None:
 
 def _cells(row: "Row", cost: float | None) -> tuple[str, ...]:
     from lorica.planning.gpus import GPUS
-    from lorica.planning.units import shown_bytes, shown_seconds, shown_speed
+    from lorica.units import shown_bytes, shown_seconds, shown_speed
 
     plan = row.plan
     return (
@@ -118,7 +118,7 @@ def _cost(plan: "Plan", price: float | None) -> float | None:
 def _history(as_json: bool) -> None:
     from lorica.cli.terminal import print_json
     from lorica.planning.history import history_path, read_history
-    from lorica.planning.units import shown_bytes
+    from lorica.units import shown_bytes
 
     runs = read_history()
     if as_json:
@@ -138,7 +138,7 @@ def _history(as_json: bool) -> None:
 
 def lines(plan: "Plan", cost: float | None) -> list[str]:
     """The plan for people."""
-    from lorica.planning.units import shown_bytes, shown_seconds, shown_speed
+    from lorica.units import shown_bytes, shown_seconds, shown_speed
 
     machine, work, peak = plan.machine, plan.workload, shown_bytes(plan.peak_bytes)
     where = f"{shown_bytes(plan.budget)} on {machine.name}"

@@ -21,12 +21,12 @@ from lorica.comparing.planned import plan_that_does_not_fit, planned_row
 from lorica.comparing.runs import Command, Finished, RunDiverged, RunFailed, run
 from lorica.comparing.table import rows
 from lorica.config import Resolved, to_yaml
-from lorica.evaluation.quantities import memory
 from lorica.files import read_json, write_atomically, write_json
 from lorica.models.facts import width_and_type
 from lorica.run.watch import Watcher
 from lorica.training.interrupt import Interrupted
 from lorica.training.run_folder import RunFolder
+from lorica.units import shown_bytes
 
 CONFIG, CALL, RESULT, PAGE = "comparison.yaml", "methods.json", "comparison.json", "comparison.html"
 RUNS = "runs"
@@ -118,8 +118,10 @@ class _Comparing:
         left_out = {row["name"] for row in plans}
         methods = [method for method in self.methods if method.name not in left_out]
         if not methods:
-            needed = ", ".join(f"{row['name']} at least {memory(row['peak_memory_bytes'])}" for row in plans)
-            raise ValueError(f"none of the methods fits in {memory(plans[0]['budget_bytes'])} of memory: {needed}.")
+            needed = ", ".join(f"{row['name']} at least {shown_bytes(row['peak_memory_bytes'])}" for row in plans)
+            raise ValueError(
+                f"none of the methods fits in {shown_bytes(plans[0]['budget_bytes'])} of memory: {needed}."
+            )
         tried = {method.name: self._tried(method) for method in methods}
         chosen: dict[str, list[Finished]] = {}
         for method in methods:
@@ -142,8 +144,8 @@ class _Comparing:
         if made is None:
             return None
         self.watcher.notice(
-            f"{method.name} is planned, not run: it takes {memory(made.peak_bytes)} at least, and may use "
-            f"{memory(made.budget)}"
+            f"{method.name} is planned, not run: it takes {shown_bytes(made.peak_bytes)} at least, and may use "
+            f"{shown_bytes(made.budget)}"
         )
         return planned_row(middle, made)
 

@@ -8,8 +8,9 @@ from typing import Any
 from markupsafe import Markup
 
 from lorica.evaluation.charts import Series, line_chart, smoothed, thinned
-from lorica.evaluation.quantities import duration, memory, quantity
+from lorica.evaluation.quantities import duration, quantity
 from lorica.pages import fill
+from lorica.units import shown_bytes
 
 
 def render_page(result: Mapping[str, Any]) -> str:
@@ -48,7 +49,7 @@ def loss(row: Mapping[str, Any]) -> str:
 def cost(row: Mapping[str, Any]) -> list[str]:
     """Time, peak memory and bytes stored; those of a plan are approximate."""
     seconds = "" if row["seconds"] is None else duration(row["seconds"])
-    told = [seconds, memory(row["peak_memory_bytes"]), memory(row["bytes_stored"])]
+    told = [seconds, shown_bytes(row["peak_memory_bytes"]), shown_bytes(row["bytes_stored"])]
     return [f"~{text}" if row["planned"] and text else text for text in told]
 
 

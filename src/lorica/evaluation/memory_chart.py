@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lorica.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, WIDTH, drawing, nice_ticks, rows
-from lorica.evaluation.quantities import memory
+from lorica.units import shown_bytes
 
 HEIGHT = 320
 PARTS = {"embed": "forward", "forward": "forward", "loss": "loss", "backward": "backward", "update": "update"}
@@ -23,7 +23,7 @@ def memory_chart(timeline: Mapping[str, Any]) -> Markup:
         return Markup("")
     columns = [column for _, held, peak in stages for column in (held, peak)]
     totals = [sum(_positive(column)) for column in columns]
-    unit, size = ("GiB", 2**30) if max(totals) >= 2**30 else ("MiB", 2**20)
+    unit, size = ("GB", 10**9) if max(totals) >= 10**9 else ("MB", 10**6)
     ticks = nice_ticks(0, max(totals) / size, 5)
     scale = (HEIGHT - TOP - BOTTOM) / ticks[-1] / size
     grid = rows(ticks, lambda tick: HEIGHT - BOTTOM - tick * size * scale, f" {unit}")
@@ -72,5 +72,5 @@ def _peak(totals: Sequence[int], scale: float) -> Markup:
     x, y = _across(totals.index(highest), len(totals)), HEIGHT - BOTTOM - highest * scale
     mark = Markup('<circle class="peak" cx="{}" cy="{}" r="4"/><text class="{}" x="{}" y="{}">{}</text>')
     end = x > WIDTH / 2
-    text = f"peak {memory(highest)}"
+    text = f"peak {shown_bytes(highest)}"
     return mark.format(x, round(y, 1), "end" if end else "", x + (-8 if end else 8), round(y - 6, 1), text)

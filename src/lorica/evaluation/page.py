@@ -12,9 +12,10 @@ from lorica.evaluation.charts import Point, Series, finite, interval_mark, line_
 from lorica.evaluation.differences import compare
 from lorica.evaluation.headline import TITLES, comparisons
 from lorica.evaluation.memory_chart import memory_chart
-from lorica.evaluation.quantities import duration, memory
+from lorica.evaluation.quantities import duration
 from lorica.evaluation.setting_chart import loss_chart
 from lorica.pages import fill
+from lorica.units import shown_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Fact:
 _MEASURED: list[tuple[str, str, str, Callable[[float], str]]] = [
     ("time", "seconds", "seconds", duration),
     ("speed", "tokens_per_second", "tokens_per_second", lambda speed: f"{speed:,.0f} tokens/s"),
-    ("peak memory", "peak_memory_bytes", "peak_bytes", memory),
+    ("peak memory", "peak_memory_bytes", "peak_bytes", shown_bytes),
 ]
 
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from lorica.evaluation.headline import TITLES, comparisons
-from lorica.evaluation.quantities import duration, memory
+from lorica.evaluation.quantities import duration
+from lorica.units import shown_bytes
 
 STYLES = {"better": "bold green", "worse": "bold red", "mixed": "bold yellow"}
 SAMPLES = 2
@@ -63,7 +64,7 @@ def cost_line(report: Mapping[str, Any]) -> str:
     if measured.get("tokens_per_second") is not None:
         parts.append(f"{measured['tokens_per_second']:,.0f} tokens/s")
     if measured.get("peak_memory_bytes") is not None:
-        parts.append(f"peak memory {memory(measured['peak_memory_bytes'])}")
+        parts.append(f"peak memory {shown_bytes(measured['peak_memory_bytes'])}")
     return " · ".join(parts)
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lorica.files import sync_folder
+from lorica.units import shown_bytes
 
 MARK = "export.json"
 
@@ -28,8 +29,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(_existing(folder)).free
     if free < needed:
         raise ValueError(
-            f"the export takes {needed / 1e9:.2f} GB, and there is {free / 1e9:.2f} GB free on the disk of {folder}; "
-            "free some, or give an --out on another disk."
+            f"the export takes {shown_bytes(needed)}, and there is {shown_bytes(free)} free on the disk of "
+            f"{folder.parent}; free some, or give an --out on another disk."
         )
 
 

@@ -8,8 +8,8 @@ from lorica.config.schema import RunConfig
 from lorica.planning.machine import Machine
 from lorica.planning.model import PlannedModel
 from lorica.planning.plan import Plan, solver_for, spare_bytes, tensor_room
-from lorica.planning.units import shown_bytes
 from lorica.planning.workload import Workload, even
+from lorica.units import shown_bytes
 
 
 def advice_for(

@@ -10,8 +10,9 @@ import torch
 from packaging.requirements import Requirement
 
 from lorica.models.precision import choose_device, multiplies_bf16
+from lorica.units import shown_bytes
 
-LEAST_FREE_DISK = 2 << 30
+LEAST_FREE_DISK = 2 * 10**9
 
 
 def examine() -> dict[str, Any]:
@@ -20,7 +21,7 @@ def examine() -> dict[str, Any]:
     versions, problems = _versions()
     free = shutil.disk_usage(".").free
     if free < LEAST_FREE_DISK:
-        problems.append(f"only {free / 1e9:.1f} GB of disk are free here; checkpoints may not fit")
+        problems.append(f"only {shown_bytes(free)} of disk are free here; checkpoints may not fit")
     return {
         "python": platform.python_version(),
         "versions": versions,

@@ -19,11 +19,11 @@ from lorica.planning.machine import Machine
 from lorica.planning.model import PlannedModel, read_model
 from lorica.planning.plan import Plan, check_length, make_plan
 from lorica.planning.profile import this_machine
-from lorica.planning.units import parse_bytes
 from lorica.planning.workload import Workload, even, of_rows
 from lorica.run.check import server_of
 from lorica.run.rows import DEFAULT_LENGTH, read_rows
 from lorica.run.watch import Watcher
+from lorica.units import parse_bytes
 
 NO_ROWS = "<none>"  # stands for rows that a plan is made without; no file is called so
 Asked = tuple[PlannedModel, RunConfig, Workload, Machine, torch.dtype, int | None]

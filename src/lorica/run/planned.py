@@ -11,10 +11,10 @@ from lorica.planning.model import PlannedModel
 from lorica.planning.plan import Plan, make_plan
 from lorica.planning.profile import this_machine
 from lorica.planning.rehearsal import CannotRehearseError
-from lorica.planning.units import parse_bytes, shown_bytes
 from lorica.planning.workload import of_rows
 from lorica.run.rows import RunRows
 from lorica.run.watch import Watcher
+from lorica.units import parse_bytes, shown_bytes
 
 
 def plan_run(resolved: Resolved, base: Base, rows: RunRows, watcher: Watcher) -> tuple[Resolved, Plan | None]:

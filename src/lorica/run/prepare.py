@@ -23,9 +23,10 @@ from lorica.run.rows import DEFAULT_LENGTH, RunRows, Server, read_rows
 from lorica.run.watch import Watcher
 from lorica.training.schedule import total_steps, warmup_steps
 from lorica.training.trackers import check_trackers
+from lorica.units import shown_bytes
 
 LOGITS_BYTES_PER_VALUE = 16  # logits, their fp32 copy, log-probabilities and gradient of one microbatch
-LOGITS_BUDGET = 4 << 30
+LOGITS_BUDGET = 4 * 10**9
 
 
 @dataclass
@@ -164,7 +165,7 @@ def tokens_per_microbatch(base: Base) -> tuple[int, str]:
     busy = 8192 if base.device.type == "cuda" else 256
     affordable = LOGITS_BUDGET // (LOGITS_BYTES_PER_VALUE * vocabulary)
     if affordable < busy:
-        return max(256, affordable), f"4 GiB of logits over a vocabulary of {vocabulary:,}"
+        return max(256, affordable), f"{shown_bytes(LOGITS_BUDGET)} of logits over a vocabulary of {vocabulary:,}"
     return busy, f"enough to keep a {base.device.type} busy"
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from lorica.data.faults import Faults, RowError
+from lorica.units import shown_bytes
 
-MAX_ROW_BYTES = 64 << 20
+MAX_ROW_BYTES = 64 * 10**6
 MAX_SKIPPED_BYTES = 16 * MAX_ROW_BYTES  # of one line: beyond, the file is no text of lines
 AROUND = 30  # bytes or characters shown on each side of a fault
 # The longer mark first: UTF-32's begins with UTF-16's.
@@ -43,13 +44,15 @@ def _skip_rest(place: str, file: BinaryIO, line: bytes) -> None:
         line = file.readline(MAX_ROW_BYTES)
         skipped += len(line)
         if skipped > MAX_SKIPPED_BYTES:
-            raise ValueError(f"{place}: this line goes on for over {MAX_SKIPPED_BYTES >> 30} GiB, so it holds no rows.")
+            raise ValueError(
+                f"{place}: this line goes on for over {shown_bytes(MAX_SKIPPED_BYTES)}, so it holds no rows."
+            )
 
 
 def too_large(what: str) -> str:
     return (
-        f"this {what} is longer than {MAX_ROW_BYTES >> 20} MiB, which is too much for a row. Cut it into several, or "
-        "check that the file has line breaks."
+        f"this {what} is longer than {shown_bytes(MAX_ROW_BYTES)}, which is too much for a row. Cut it into several, "
+        "or check that the file has line breaks."
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lorica.planning.units import parse_bytes, shown_bytes, shown_seconds
+from lorica.units import parse_bytes, shown_bytes, shown_seconds
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_what_cannot_be_meant(text: str, told: str) -> None:
 
 
 def test_shown() -> None:
-    assert [shown_bytes(x) for x in (12, 2_500, 16.06e9, 161.9e9, 1.41e12)] == [
-        "12 B", "2.5 kB", "16.1 GB", "162 GB", "1.4 TB",
+    assert [shown_bytes(x) for x in (12, 2_500, 689e6, 999.8e6, 16.06e9, 161.9e9, 1.41e12)] == [
+        "12 B", "2.5 kB", "689 MB", "1.0 GB", "16.1 GB", "162 GB", "1.4 TB",
     ]  # fmt: skip
     assert [shown_seconds(x) for x in (3.21, 45, 600, 9000, 600_000)] == [
         "3.2 s", "45 s", "10 min", "2 h 30 min", "6 days 22 h",

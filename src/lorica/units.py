@@ -30,9 +30,8 @@ def parse_bytes(text: str, what: str = "the memory") -> int:
 
 def shown_bytes(size: float) -> str:
     """Powers of ten, three digits: 25.8 GB."""
-    for unit in ("TB", "GB", "MB", "kB"):
-        scale = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}[unit]
-        if abs(size) >= scale:
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(size) >= 0.9995 * scale:
             number = size / scale
             return f"{number:.0f} {unit}" if number >= 99.95 else f"{number:.1f} {unit}"
     return f"{size:.0f} B"
