@@ -33,10 +33,10 @@ def peak() -> int:
 def export(adapter: Path, out: Path, to: str, kind: str | None) -> None:
     """In the process of its own: prints seconds and bytes."""
     from lorica.exporting.options import Options
-    from lorica.exporting.source import open_source
     from lorica.exporting.targets import TARGETS as WRITERS
     from lorica.exporting.targets import checked
     from lorica.exporting.weights import read_weights_of
+    from lorica.run.source import open_source
 
     source = open_source(adapter)
     weights = read_weights_of(source)

@@ -79,7 +79,8 @@ def test_a_wrong_adapter_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"), [("nowhere", "does not exist"), ("file", "no GGUF file"), ("empty", "holds none of their files")]
+    ("name", "told"),
+    [("nowhere", "does not exist"), ("file", "no GGUF file"), ("empty", "holds no run, adapter or model")],
 )
 def test_what_is_none_of_them(tmp_path: Path, name: str, told: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -12,11 +12,12 @@ from lorica.adapters.on_base import beside_base
 from lorica.adapters.pairs import Pair
 from lorica.files import read_json
 from lorica.gguf.inspection import inspect_gguf
-from lorica.lora.checkpoint import CONFIG, WEIGHTS, holds_adapter, read_settings, read_weights
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_settings, read_weights
 from lorica.lora.peft_config import lora_config
 from lorica.lora.targets import strength_of
 from lorica.models.locate import weight_files
 from lorica.models.stored import read_header
+from lorica.run.source import is_not, kind_of
 from lorica.training.run_folder import RunFolder
 
 
@@ -56,19 +57,13 @@ def inspect(
 
 
 def _look(folder: Path) -> dict[str, Any]:
-    if folder.is_file():
-        return _gguf(folder)
-    if RunFolder(folder).holds_a_run():
-        return _run(RunFolder(folder))
-    if holds_adapter(folder):
-        return _adapter(folder)
-    if (folder / "config.json").is_file():
-        return _model(folder)
-    what = "does not exist" if not folder.exists() else "holds none of their files"
-    raise ValueError(
-        f"{folder} {what}; inspect takes a GGUF file, or the folder of a run, of an adapter in PEFT's format, or of a "
-        "transformers model."
-    )
+    describe = {"file": _gguf, "run": _run, "adapter": _adapter, "model": _model}.get(kind_of(folder))
+    if describe is None:
+        raise ValueError(
+            f"{is_not(folder, 'no run, adapter or model')}; inspect takes a GGUF file, or the folder of a run, of an "
+            "adapter in PEFT's format, or of a transformers model."
+        )
+    return describe(folder)
 
 
 def _gguf(path: Path) -> dict[str, Any]:
@@ -161,7 +156,8 @@ def _described(name: str, pair: Pair, scale: float) -> dict[str, Any]:
     }
 
 
-def _run(run: RunFolder) -> dict[str, Any]:
+def _run(folder: Path) -> dict[str, Any]:
+    run = RunFolder(folder)
     receipt = read_json(run.receipt)
     records = run.read_metrics()
     losses = [record["loss"] for record in records if "loss" in record]

@@ -9,8 +9,8 @@ import torch
 
 from lorica.exporting.merged import write_merged
 from lorica.exporting.options import Options
-from lorica.exporting.source import open_source
 from lorica.exporting.weights import read_weights_of
+from lorica.run.source import open_source
 
 
 def peak() -> int:

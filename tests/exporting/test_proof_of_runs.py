@@ -8,11 +8,11 @@ import pytest
 import lorica
 from bases import sums, write_base, write_rows
 from lorica.exporting.proof import prove
-from lorica.exporting.source import open_source
 from lorica.exporting.weights import read_weights_of
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.run import Watcher
 from lorica.run.reopen import Opened
+from lorica.run.source import open_source
 
 
 def packed_run(folder: Path, weights: str, lora: dict[str, Any]) -> tuple[Path, Path]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from lorica.adapters.intruders import THRESHOLD, highest_cosines, highest_cosines_of
 from lorica.exporting.changes import LowRank
-from lorica.exporting.source import open_source
 from lorica.exporting.weights import read_weights_of
+from lorica.run.source import open_source
 
 Progress = Callable[[str], None]
 

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lorica.exporting.changes import LowRank, read_changes
-from lorica.exporting.source import Source
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import WrittenWeight
+from lorica.run.source import Source
 
 
 def check_low_rank(source: Source, instead: str) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from lorica.evaluation.headline import TITLES
-from lorica.exporting.source import Source
 from lorica.files import read_json, write_atomically
+from lorica.run.source import Source
 
 
 def write_card(source: Source, folder: Path, use: str, library: str) -> Path:

@@ -16,12 +16,13 @@ from lorica.exporting.adapters import compared, low_rank_pairs
 from lorica.exporting.changes import LowRank
 from lorica.exporting.gguf_form import FileTensor, Form, form_of
 from lorica.exporting.options import Options
-from lorica.exporting.source import Source, open_trained
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.gguf.values import Value, count, number, text
 from lorica.gguf.write import write
 from lorica.models.fingerprint import Progress
+from lorica.run.reopen import open_trained
+from lorica.run.source import Source
 
 FILE = "adapter.gguf"
 TYPES = {"F32": 0, "F16": 1}

@@ -17,7 +17,6 @@ from lorica.exporting.gguf_tensors import check_importances, converted, is_dense
 from lorica.exporting.gguf_tokenizer import write_tokenizer
 from lorica.exporting.options import Options
 from lorica.exporting.output import check_space
-from lorica.exporting.source import Source, open_alone
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.gguf.split import open_model
@@ -30,6 +29,8 @@ from lorica.models.fingerprint import Progress
 from lorica.models.roles import rules_of
 from lorica.quant import codec
 from lorica.quant.mixtures import MIXTURES, tensor_types, wanted_types
+from lorica.run.reopen import open_alone
+from lorica.run.source import Source
 
 FILE = "model.gguf"
 DEFAULT = "Q8_0"

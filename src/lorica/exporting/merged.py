@@ -16,7 +16,6 @@ from torch import Tensor
 from lorica.exporting.changes import Change
 from lorica.exporting.options import Options
 from lorica.exporting.output import MARK, check_space
-from lorica.exporting.source import Source, open_alone
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.files import lazy_safetensors_pieces, read_json, write_atomically, write_json
@@ -25,6 +24,8 @@ from lorica.models.fingerprint import Progress
 from lorica.models.locate import weight_files
 from lorica.models.stored import StoredTensor, stored_tensors
 from lorica.quant.bitsandbytes import STATE
+from lorica.run.reopen import open_alone
+from lorica.run.source import Source
 
 INDEX = "model.safetensors.index.json"
 COPIED = ("*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "NOTICE*")

@@ -15,12 +15,12 @@ from transformers import GenerationConfig
 
 from lorica.exporting.gguf_model import FILE, write_gguf
 from lorica.exporting.options import Options
-from lorica.exporting.source import Source
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.files import write_atomically
 from lorica.models.directory import UNREADABLE
 from lorica.models.fingerprint import Progress
+from lorica.run.source import Source
 
 Messages = Sequence[Mapping[str, str]]
 SYSTEM = {"role": "system", "content": "Be brief."}

@@ -14,13 +14,14 @@ from torch import Tensor
 
 from lorica.exporting.adapters import check_low_rank, compared, low_rank_pairs
 from lorica.exporting.options import Options
-from lorica.exporting.source import Source, open_trained
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.files import read_json
 from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_files, write_files
 from lorica.lora.peft_config import pair_keys
 from lorica.models.fingerprint import Progress
+from lorica.run.reopen import open_trained
+from lorica.run.source import Source
 
 PROFILES = ("vllm",)
 INSTEAD = "Use --to merged, or --to gguf."

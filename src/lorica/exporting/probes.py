@@ -8,11 +8,11 @@ from lorica import config as configuration
 from lorica.config.schema import EvaluateConfig
 from lorica.data.examples import Example
 from lorica.evaluation.forgetting import read_general_text
-from lorica.exporting.source import Source
 from lorica.lora.weights import vocabulary_of
 from lorica.models import Base
 from lorica.run.receipt import hash_examples
 from lorica.run.rows import Server, read_rows
+from lorica.run.source import Source
 from lorica.run.watch import Watcher
 
 LOGITS_BUDGET = 512 << 20  # bytes of fp32 logits that are kept of the base and of base and adapter

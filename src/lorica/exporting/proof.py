@@ -15,14 +15,13 @@ from torch import Tensor
 from lorica.evaluation.evaluation import evaluate
 from lorica.exporting.comparing import agreement, divergence, largest_difference, logits_of
 from lorica.exporting.probes import Probes, find_probes
-from lorica.exporting.source import Source, open_trained
 from lorica.exporting.survival import HOLDS, Survival, overall, survival_of, surviving_types
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
-from lorica.models import load
 from lorica.planning.here import free_bytes
 from lorica.run.prepare import metric_names, tokens_per_microbatch
-from lorica.run.reopen import Opened
+from lorica.run.reopen import Opened, open_trained
+from lorica.run.source import Source
 from lorica.run.watch import Watcher
 
 METRIC_ROWS = 50
@@ -128,7 +127,7 @@ def _reference(source: Source, dtype: str, watcher: Watcher) -> tuple[list[Tenso
     probes = find_probes(source, opened.base, watcher)
     tuned = _measure(opened, probes, watcher, "running what was trained")
     if opened.adapter is None:
-        opened = Opened(load(source.base, dtype=dtype), None, opened.conversational)
+        opened = open_trained(source, dtype, base_only=True)
     with opened.adapter.disable() if opened.adapter is not None else nullcontext():
         return logits_of(opened.base, probes.probes, partial(watcher.stage, "running the base")), tuned, probes
 

@@ -9,10 +9,10 @@ from lorica.exporting.card import write_card
 from lorica.exporting.options import Options
 from lorica.exporting.output import MARK, check_output, written_aside
 from lorica.exporting.proof import Proof, prove
-from lorica.exporting.source import Source, open_source
 from lorica.exporting.targets import TARGETS, checked
 from lorica.exporting.weights import read_weights_of
 from lorica.files import write_json
+from lorica.run.source import Source, open_source
 from lorica.run.watch import Watcher
 
 

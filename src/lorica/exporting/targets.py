@@ -12,11 +12,11 @@ from lorica.exporting.merged import write_merged
 from lorica.exporting.ollama import write_ollama
 from lorica.exporting.options import Options
 from lorica.exporting.peft_folder import PROFILES, write_peft
-from lorica.exporting.source import Source
 from lorica.exporting.weights import Weights
 from lorica.exporting.written import Written
 from lorica.models.fingerprint import Progress
 from lorica.quant.mixtures import mixture
+from lorica.run.source import Source
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from torch import Tensor
 from lorica.exporting.changes import Change, Changes, Trained, read_changes
 from lorica.exporting.gguf_form import form_of, gguf_tensors
 from lorica.exporting.skeleton import Skeleton
-from lorica.exporting.source import Source
 from lorica.gguf.read_config import read_config
 from lorica.gguf.split import GgufModel, open_model
 from lorica.models import directory
@@ -19,6 +18,7 @@ from lorica.models.locate import weight_files
 from lorica.models.skeleton import empty_model, model_of
 from lorica.models.stored import Stored, StoredTensor, stored_tensors
 from lorica.quant import bitsandbytes
+from lorica.run.source import Source
 
 
 @dataclass(frozen=True)

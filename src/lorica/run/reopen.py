@@ -6,8 +6,8 @@ from typing import Any
 
 from lorica.files import read_json
 from lorica.lora import Adapter, load_adapter
-from lorica.lora.checkpoint import CONFIG, holds_adapter, packing_of, read_settings
 from lorica.models import Base, load
+from lorica.run.source import Source, is_not, kind_of, open_source
 from lorica.training.run_folder import RunFolder
 
 
@@ -27,7 +27,7 @@ def read_report(run: str | Path) -> dict[str, Any]:
     folder = RunFolder(run)
     if not folder.report.is_file():
         if not folder.holds_a_run():
-            raise ValueError(f"{folder.path} holds no run (no {folder.config.name}).{_best_inside(folder.path)}")
+            raise ValueError(f"{is_not(run, f'no run (no {folder.config.name})')}.")
         steps = max((record["step"] for record in folder.read_metrics()), default=0)
         raise ValueError(
             f"the run in {folder.path} has no report yet: it stands at step {steps}. Continue it with: lorica "
@@ -54,42 +54,46 @@ def open_for_answers(
 
     Raises ValueError if the path is none of them, or its base cannot be loaded or is another one.
     """
-    folder = Path(path)
-    run = RunFolder(folder)
-    if adapter is not None:
-        if run.holds_a_run() or holds_adapter(folder):
+    kind = kind_of(path)
+    if kind == "sweep":
+        raise ValueError(f"{is_not(path, 'no model, adapter or run of its own')}.")
+    if kind in ("run", "adapter"):
+        if adapter is not None:
             raise ValueError(f"{path} holds an adapter of its own; --adapter goes with the model that it belongs to.")
-        return _open_adapter(str(path), adapter, allow_other_base, base_only)
-    if run.holds_a_run():
-        return _open_run(run, allow_other_base, base_only)
-    if holds_adapter(folder):
-        values = read_settings(folder)
-        name, revision = values.get("base_model_name_or_path"), values.get("revision")
-        if not name:
-            raise ValueError(
-                f"{folder / CONFIG} does not name its base (base_model_name_or_path); load it in Python with "
-                "lorica.load."
-            )
-        return _open_adapter(name, folder, allow_other_base, base_only, revision)
-    if _best_inside(folder):
-        raise ValueError(f"{path} holds no model, adapter or run of its own.{_best_inside(folder)}")
+        source = open_source(path, allow_other_base=allow_other_base, unfinished=base_only)
+        return open_trained(source, source.setting("model.dtype") or "auto", base_only=base_only)
+    if adapter is not None:
+        source = Source(adapter, adapter, False, str(path), allow_other_base=allow_other_base)
+        return open_trained(source, "auto", base_only=base_only)
     base = load(path)
     return Opened(base, None, bool(base.tokenizer.chat_template))
 
 
-def _best_inside(folder: Path) -> str:
-    """Where to look in the folder of a sweep."""
-    best = RunFolder(folder / "best")
-    return f" It is a sweep's; the best run is {best.path}." if best.holds_a_run() else ""
+def open_trained(source: Source, dtype: str, adapter: Path | None = None, *, base_only: bool = False) -> Opened:
+    """The base with what was trained, in a precision (fp32, bf16, auto); with `adapter`, with the one in that folder;
+    with `base_only` the base alone.
+
+    Raises ValueError as `lorica.load` and `load_adapter`.
+    """
+    place = source.trained if source.whole and not base_only else source.base
+    base = load(place, dtype=dtype, tokenizer=source.tokenizer, weights=source.packing)
+    _use_template_of(source.trained, base)
+    found = None
+    if not source.whole and not base_only:
+        found = load_adapter(base, adapter or source.trained, allow_other_base=source.allow_other_base)
+    return _opened(source, base, found)
 
 
-def _open_adapter(
-    name: str, path: Path, allow_other_base: bool, base_only: bool, revision: str | None = None
-) -> Opened:
-    base = load(name, revision=revision, weights=packing_of(path))
-    _use_template_of(path, base)
-    adapter = None if base_only else load_adapter(base, path, allow_other_base=allow_other_base)
-    return Opened(base, adapter, bool(base.tokenizer.chat_template))
+def open_alone(source: Source, path: Path, dtype: str) -> Opened:
+    """The model that was written to `path`, in a precision. Raises ValueError as `lorica.load`."""
+    return _opened(source, load(path, dtype=dtype), None)
+
+
+def _opened(source: Source, base: Base, adapter: Adapter | None) -> Opened:
+    if source.receipt is None:
+        return Opened(base, adapter, bool(base.tokenizer.chat_template))
+    values = source.setting("data.chat_template_kwargs") or {}
+    return Opened(base, adapter, source.receipt["conversational"], values)
 
 
 def _use_template_of(folder: Path, base: Base) -> None:
@@ -97,27 +101,3 @@ def _use_template_of(folder: Path, base: Base) -> None:
     template = folder / "chat_template.jinja"
     if template.is_file():
         base.tokenizer.chat_template = template.read_text(encoding="utf-8")
-
-
-def _open_run(run: RunFolder, allow_other_base: bool, base_only: bool) -> Opened:
-    receipt = read_json(run.receipt)
-    settings = {key: setting["value"] for key, setting in receipt["settings"].items()}
-    if not run.report.is_file() and not base_only:
-        raise ValueError(f"the run in {run.path} is not finished. Finish it with: lorica train --resume {run.path}")
-    whole = settings["method"] == "full"
-    if whole and not base_only:
-        base = load(run.model, dtype=settings["model.dtype"])
-    else:
-        name, revision = settings["model.path"], settings["model.revision"]
-        base = load(
-            name,
-            dtype=settings["model.dtype"],
-            revision=revision,
-            tokenizer=settings.get("model.tokenizer"),
-            weights=settings.get("model.weights", "as-is"),
-        )
-    _use_template_of(run.model if whole else run.adapter, base)
-    adapter = None
-    if not whole and not base_only:
-        adapter = load_adapter(base, run.adapter, allow_other_base=allow_other_base)
-    return Opened(base, adapter, receipt["conversational"], settings.get("data.chat_template_kwargs") or {})
