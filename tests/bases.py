@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 CHAT_TEMPLATE = (
@@ -46,6 +48,34 @@ def write_base(folder: Path, seed: int = 0, chat: bool = True, **fields: Any) ->
         model = LlamaForCausalLM(LlamaConfig(**sizes | heads | tokens | fields))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def pack_by_bitsandbytes(folder: Path, model: Any, double: bool = True) -> Path:
+    """Make of the saved `model` in `folder` what transformers saves of one that was loaded in NF4. `model` itself gets
+    the weights that bitsandbytes unpacks."""
+    import bitsandbytes as bnb
+
+    tensors = load_file(folder / "model.safetensors")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name != "lm_head":
+            settings = {"quant_type": "nf4", "compress_statistics": double}
+            packed = bnb.nn.Params4bit(module.weight.data.clone(), requires_grad=False, **settings).to("cpu")
+            if packed.quant_state is None:
+                packed = packed._quantize("cpu")
+            tensors[f"{name}.weight"] = packed.data
+            for key, value in packed.quant_state.as_dict(packed=True).items():
+                tensors[f"{name}.weight.{key}"] = value
+            module.weight.data = bnb.functional.dequantize_4bit(packed.data, packed.quant_state).float()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {
+        "quant_method": "bitsandbytes",
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": double,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 

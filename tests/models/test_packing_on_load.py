@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoModelForCausalLM, OlmoConfig, OlmoForCausalLM
 
 import tiny_models as tiny
-from lorica import export
+from bases import pack_by_bitsandbytes
 from lorica.lora import attach, load_adapter
 from lorica.lora.targets import tied_pair
 from lorica.models import load
@@ -166,38 +165,10 @@ def test_an_adapter_is_told_how_its_base_was_packed(tmp_path: Path) -> None:
     assert "trained with model.weights q8_0; this base is as-is" in note
 
 
-def bitsandbytes_folder(model: Any, folder: Path, double: bool) -> Path:
-    """As transformers saves a model that was loaded in NF4."""
-    import bitsandbytes as bnb
-
-    saved(model, folder)
-    tensors = load_file(folder / "model.safetensors")
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and name != "lm_head":
-            settings = {"quant_type": "nf4", "compress_statistics": double}
-            packed = bnb.nn.Params4bit(module.weight.data.clone(), requires_grad=False, **settings).to("cpu")
-            if packed.quant_state is None:
-                packed = packed._quantize("cpu")
-            tensors[f"{name}.weight"] = packed.data
-            for key, value in packed.quant_state.as_dict(packed=True).items():
-                tensors[f"{name}.weight.{key}"] = value
-            module.weight.data = bnb.functional.dequantize_4bit(packed.data, packed.quant_state).float()
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {
-        "quant_method": "bitsandbytes",
-        "load_in_4bit": True,
-        "bnb_4bit_quant_type": "nf4",
-        "bnb_4bit_use_double_quant": double,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 @pytest.mark.parametrize("double", [False, True])
 def test_a_checkpoint_of_bitsandbytes_is_read_as_it_is_packed(tmp_path: Path, double: bool) -> None:
     model = tiny.llama(**SIZES | {"intermediate_size": 128})
-    base = load(bitsandbytes_folder(model, tmp_path, double), device="cpu", dtype="fp32")
+    base = load(pack_by_bitsandbytes(saved(model, tmp_path), model, double), device="cpu", dtype="fp32")
     assert torch.allclose(tiny.logits(base.model, tiny.tokens()), tiny.logits(model, tiny.tokens()), atol=1e-5)
     assert base.notes == []
 
@@ -231,14 +202,3 @@ def test_a_gguf_file_is_not_packed_again(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="is a GGUF file, which is used as it is packed"):
         load(convert(tiny.llama(), tmp_path / "a.gguf"), weights="q8_0")
-
-
-def test_an_adapter_on_a_checkpoint_of_bitsandbytes_is_exported(tmp_path: Path) -> None:
-    folder = bitsandbytes_folder(tiny.llama(**SIZES | {"intermediate_size": 128}), tmp_path / "base", double=True)
-    tiny.randomise(attach(load(folder, device="cpu", dtype="fp32"), r=2, target_modules=["q_proj"])).save(
-        tmp_path / "a"
-    )
-    for to in ("peft", "gguf-adapter"):
-        assert export(tmp_path / "a", to, out=tmp_path / to).ok
-    with pytest.raises(ValueError, match=r"packed by bitsandbytes.*--to peft"):
-        export(tmp_path / "a", "merged", out=tmp_path / "merged")

@@ -16,14 +16,13 @@ from torch import Tensor
 from lorica.exporting.changes import Change
 from lorica.exporting.options import Options
 from lorica.exporting.output import MARK, check_space
-from lorica.exporting.weights import Weights
+from lorica.exporting.weights import Nf4Tensor, Weights
 from lorica.exporting.written import Written, WrittenWeight
 from lorica.files import lazy_safetensors_pieces, read_json, write_atomically, write_json
 from lorica.lora.checkpoint import CONFIG
 from lorica.models.fingerprint import Progress
 from lorica.models.locate import weight_files
 from lorica.models.stored import StoredTensor, stored_tensors
-from lorica.quant.bitsandbytes import STATE
 from lorica.run.reopen import open_alone
 from lorica.run.source import Source
 
@@ -37,7 +36,7 @@ class Output:
     """A tensor to write: `stored`, changed if there is a change, as `dtype`."""
 
     name: str
-    stored: StoredTensor
+    stored: StoredTensor | Nf4Tensor
     change: Change | None
     dtype: torch.dtype
 
@@ -68,11 +67,6 @@ def write_merged(
         raise ValueError(
             f"the base {source.base_name} is a GGUF file, of which no transformers directory is made; use --to gguf."
         )
-    if any(name.endswith(STATE) for name in weights.stored):
-        raise ValueError(
-            f"the base {source.base_name} is packed by bitsandbytes, into which no sum is written; use --to peft, or "
-            "merge into the 16-bit model that it was made of (--base, with --allow-other-base)."
-        )
     dtype = TYPES[options.type] if options.type else None
     files = planned(weights, dtype)
     check_space(folder, sum(output.bytes for outputs in files.values() for output in outputs))
@@ -87,8 +81,16 @@ def write_merged(
         lambda: _compared(folder, weights),
         lambda dtype: open_alone(source, folder, dtype),
         exact=not rounded and weights.trained is None and source.packing == "as-is",
-        notes=[f"{untied[1]} has a weight of its own: the fine-tune took the tied pair apart"] if untied else [],
+        notes=_notes(weights, untied),
     )
+
+
+def _notes(weights: Weights, untied: tuple[str, str] | None) -> list[str]:
+    notes = [f"{untied[1]} has a weight of its own: the fine-tune took the tied pair apart"] if untied else []
+    unpacked = sum(isinstance(stored, Nf4Tensor) for stored in weights.stored.values())
+    if unpacked:
+        notes.append(f"{unpacked} tensors that bitsandbytes packed are written unpacked, as large as a dense model's")
+    return notes
 
 
 def _write_files(folder: Path, files: dict[str, list[Output]], progress: Progress | None) -> None:
@@ -139,7 +141,7 @@ def _merged(weights: Weights, dtype: torch.dtype | None) -> Iterator[Output]:
             yield Output(parameter, stored, change, _dtype(stored, dtype))
 
 
-def _dtype(stored: StoredTensor, wanted: torch.dtype | None) -> torch.dtype:
+def _dtype(stored: StoredTensor | Nf4Tensor, wanted: torch.dtype | None) -> torch.dtype:
     return wanted if wanted is not None and stored.dtype.is_floating_point else stored.dtype
 
 
@@ -168,6 +170,8 @@ def _write_config(folder: Path, untied: bool, dtype: torch.dtype | None) -> None
     """The base's config, but for what the merge changed about it."""
     config = read_json(folder / "config.json")
     places = [config, *(value for value in config.values() if isinstance(value, dict))]
+    for place in places:
+        place.pop("quantization_config", None)
     if untied:
         config["tie_word_embeddings"] = False
         for place in places:

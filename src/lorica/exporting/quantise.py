@@ -1,6 +1,5 @@
 """A base alone, packed into a GGUF file with llama.cpp's mixtures."""
 
-from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any
 from lorica.exporting.comparing import agreement, divergence, logits_of, loss
 from lorica.exporting.gguf_form import Errors, form_of
 from lorica.exporting.gguf_model import Plan, plan_converted, plan_onto_file
-from lorica.exporting.gguf_tensors import check_importances, is_dense
+from lorica.exporting.gguf_tensors import DENSE, check_importances
 from lorica.exporting.imatrix import read_imatrix
 from lorica.exporting.probes import text_probes
-from lorica.exporting.weights import Weights, base_weights
+from lorica.exporting.weights import Nf4Tensor, Weights, base_weights
 from lorica.gguf.types import named
 from lorica.models import load
 from lorica.models.facts import read_facts
@@ -91,15 +90,21 @@ def quantise(
 
 def _plan(weights: Weights, kind: str, base: Path, requantise: bool, imatrix: bool) -> Plan:
     form = form_of(weights.skeleton.model.config, weights.file)
-    if weights.file is None:
-        return plan_converted(weights, form, kind, base.resolve().name, read_facts(str(base)), imatrix)
-    if not is_dense(weights.file) and not requantise:
-        types = Counter(info.type.name for info in weights.file.tensors.values())
+    types = sorted(_packed_types(weights))
+    if types and not requantise:
         raise ValueError(
             f"{base} is packed already ({', '.join(types)}), and packing it again adds to its error. Give the F16, "
-            "BF16 or F32 file, or the model's directory; or --requantize to do it all the same."
+            "BF16 or F32 file, or the dense model's directory; or --requantize to do it all the same."
         )
+    if weights.file is None:
+        return plan_converted(weights, form, kind, base.resolve().name, read_facts(str(base)), imatrix)
     return plan_onto_file(weights, form, kind, imatrix, again=True)
+
+
+def _packed_types(weights: Weights) -> set[str]:
+    if weights.file is None:
+        return {"NF4" for stored in weights.stored.values() if isinstance(stored, Nf4Tensor)}
+    return {info.type.name for info in weights.file.tensors.values()} - {*DENSE.values()}
 
 
 def _by_type(plan: Plan, errors: Errors) -> dict[str, Packed]:

@@ -23,18 +23,24 @@ from lorica.run.source import Source
 
 @dataclass(frozen=True)
 class Nf4Tensor:
-    """A weight as bitsandbytes stores it, in several `parts`: a `Stored` that reads what they stand for."""
+    """A weight as bitsandbytes stores it, in several `parts`: a `Stored` that reads what they stand for.
+    `dtype` is what bitsandbytes unpacks it to."""
 
     name: str
     shape: list[int]
+    dtype: torch.dtype
     parts: dict[str, StoredTensor]
-    dtype: torch.dtype = torch.float32
+
+    @property
+    def file(self) -> Path:
+        return self.parts["weight"].file
 
     @property
     def numel(self) -> int:
         return torch.Size(self.shape).numel()
 
     def read(self) -> Tensor:
+        """fp32."""
         packing, packed = bitsandbytes.read({key: part.read() for key, part in self.parts.items()})
         return packing.unpack(packed)
 
@@ -48,7 +54,7 @@ class Weights:
     by_parameter: Mapping[str, Stored]
     skeleton: Skeleton
     changes: Changes = field(default_factory=lambda: Changes({}))
-    stored: dict[str, StoredTensor] = field(default_factory=dict)
+    stored: Mapping[str, StoredTensor | Nf4Tensor] = field(default_factory=dict)
     fused: set[str] = field(default_factory=set)
     file: GgufModel | None = None
     trained: dict[str, StoredTensor] | None = None
@@ -92,17 +98,29 @@ def base_weights(base: Path, name: str, progress: Progress | None = None) -> Wei
         bones = Skeleton(empty_model(config, torch.float32), name, {"base": hash_gguf(file, progress)})
         return Weights(gguf_tensors(form_of(config, file), bones.model), bones, file=file)
     files = weight_files(base)
-    stored = stored_tensors(files)
+    stored = _with_packed_whole(stored_tensors(files))
     model = model_of(stored, directory.read_config(base), torch.float32)
     bones = Skeleton(model, name, {"base": hash_weight_files(files, progress)})
     names, fused = bones.parameters_of(stored)
     by_parameter: dict[str, Stored] = {parameter: stored[tensor] for parameter, tensor in names.items()}
+    return Weights(by_parameter, bones, stored=stored, fused=fused)
+
+
+def _with_packed_whole(stored: dict[str, StoredTensor]) -> dict[str, StoredTensor | Nf4Tensor]:
+    """`stored` with one tensor for the several that bitsandbytes makes of a weight."""
+    found: dict[str, StoredTensor | Nf4Tensor] = dict(stored)
     for state in (name for name in stored if name.endswith(bitsandbytes.STATE)):
         module = state.removesuffix(bitsandbytes.STATE)
-        parts = {name.removeprefix(module): stored[name] for name in stored if name.startswith(module)}
-        parameter = f"{module}weight"
-        by_parameter[parameter] = Nf4Tensor(parameter, list(model.get_parameter(parameter).shape), parts)
-    return Weights(by_parameter, bones, stored=stored, fused=fused)
+        names = [name for name in stored if name.startswith(f"{module}weight")]
+        parts = {name.removeprefix(module): stored[name] for name in names}
+        try:
+            shape, dtype = bitsandbytes.shape_and_dtype(stored[state].read())
+        except ValueError as error:
+            raise ValueError(f"{stored[state].file}: {module[:-1]} cannot be read: {error}") from None
+        for name in names:
+            del found[name]
+        found[f"{module}weight"] = Nf4Tensor(f"{module}weight", shape, dtype, parts)
+    return found
 
 
 def read_weights_of(source: Source, progress: Progress | None = None) -> Weights:

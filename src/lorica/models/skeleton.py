@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from lorica.models.directory import UNREADABLE, auto_class
 from lorica.models.locate import one_line
-from lorica.models.stored import StoredTensor
+from lorica.models.stored import Stored
 
 
 def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
@@ -35,7 +35,7 @@ def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel
     return model.eval().requires_grad_(False)
 
 
-def model_of(stored: Mapping[str, StoredTensor], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def model_of(stored: Mapping[str, Stored], config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The empty model of a directory with the tensors `stored`. Where these have two weights for what `config` ties,
     they are two, as for transformers, and the config says so then."""
     model = empty_model(config, dtype)
@@ -45,7 +45,7 @@ def model_of(stored: Mapping[str, StoredTensor], config: PretrainedConfig, dtype
     return model
 
 
-def _differ(stored: Mapping[str, StoredTensor], one: str, other: str) -> bool:
+def _differ(stored: Mapping[str, Stored], one: str, other: str) -> bool:
     if one not in stored or other not in stored:
         return False
     first, second = stored[one].read(), stored[other].read()

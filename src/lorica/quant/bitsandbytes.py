@@ -16,6 +16,7 @@ from lorica.quant.arithmetic import as_bytes, numbers
 from lorica.quant.codec import Codec
 from lorica.quant.nf4 import BLOCK, CODES, NESTED, NF4, DoubleNF4, dynamic_map, levels
 
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STATE = "weight.quant_state.bitsandbytes__nf4"
 
 
@@ -73,6 +74,14 @@ def write(codec: Codec, packed: Tensor, dtype: torch.dtype) -> dict[str, Tensor]
         raise ValueError(f"bitsandbytes has no {codec.name}; it reads NF4.")
     tensors[STATE] = torch.tensor(list(json.dumps(state).encode()), dtype=torch.uint8)
     return tensors
+
+
+def shape_and_dtype(state: Tensor) -> tuple[list[int], torch.dtype]:
+    """Of the weight whose state is `state`: (rows, columns), and what bitsandbytes unpacks it to. Raises ValueError."""
+    values = _state({STATE: state})
+    if values.get("dtype") not in DTYPES:
+        raise ValueError(f"{STATE} unpacks to {values.get('dtype')!r}; expected one of {', '.join(DTYPES)}.")
+    return [int(size) for size in values["shape"]], DTYPES[values["dtype"]]
 
 
 def _state(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
