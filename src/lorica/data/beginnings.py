@@ -146,7 +146,7 @@ class Beginnings:
         self._watched = template.compiled_by(self._watch.compile_watching)
         self._conversation: Conversation | None = None
         self._whole, self._ends = "", dict[int, int]()
-        self._rests = dict[tuple[bool, bool], str]()  # what follows the messages, with tools and to generate or not
+        self._rests = dict[tuple[bool, bool, str], str]()  # behind the messages: with tools, to generate, variables
         self._hopeless = set[bool]()  # with tools or not, where the template tells nothing
 
     def render(self, conversation: Conversation, messages: list[Message], generate: bool = False) -> str:
@@ -154,7 +154,8 @@ class Beginnings:
         ends, count = self.ends(conversation), len(messages)
         if count not in ends or messages[-1] is not conversation.messages[count - 1]:
             return self._template.render(conversation, messages, generate)
-        begun, key = self._whole[: ends[count]], (conversation.tools is not None, generate)
+        begun = self._whole[: ends[count]]
+        key = (conversation.tools is not None, generate, repr(conversation.variables))
         if key not in self._rests:
             text = self._template.render(conversation, messages, generate)
             if not text.startswith(begun):  # it depends on more than the conversation: a clock, say

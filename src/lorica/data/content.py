@@ -42,7 +42,7 @@ def read_content(place: str, message: Mapping[str, Any]) -> Content:
         for part in content:
             _add(place, part, read)
         return read
-    if content is None and message.get("tool_calls"):
+    if content is None and (message.get("tool_calls") or message.get("function_call")):
         return Content()
     raise RowError(f"{place}: `content` must be text or a list of text parts; found {brief(content)}.")
 

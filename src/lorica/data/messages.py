@@ -20,9 +20,11 @@ from lorica.data.supervision import TRAINING_KEYS, Supervision, read_weight
 from lorica.data.tools import read_tool_call, read_tools
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
-ROLES_OF_OTHER_FORMATS = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant",
-                          "ai": "assistant", "function": "tool", "observation": "tool", "ipython": "tool"}  # fmt: skip
+OTHER_NAMES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "ai": "assistant",
+               "function": "tool", "observation": "tool", "ipython": "tool"}  # fmt: skip
 MESSAGE_KEYS = ("role", "content", *TRAINING_KEYS, "name", "tool_calls", "tool_call_id", "tools", *REASONING_KEYS)
+
+VARIABLES = "chat_template_kwargs"
 
 Message = dict[str, Any]
 Ranges = list[tuple[int, int, float]]
@@ -34,7 +36,7 @@ class Conversation:
 
     `parts` are characters of a message's content with a weight of their own: by the message's index, (start, end,
     weight), in order, in place of the message's weight. `reasoning` is "keep" where reasoning is context with no loss,
-    whatever the weight of its message, else "train".
+    whatever the weight of its message, else "train". `variables` are given to the template, before the run's own.
     """
 
     source: str
@@ -43,6 +45,7 @@ class Conversation:
     tools: list[Any] | None = None
     parts: dict[int, Ranges] = field(default_factory=dict)
     reasoning: str = "train"
+    variables: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +88,16 @@ def conversation(
         read_tools(source, values.get("tools")),
         {index: found for index, found in enumerate(ranges) if found},
         "keep" if supervision.reasoning == "keep" else "train",
+        _variables(source, values.get(VARIABLES)),
     )
+
+
+def _variables(source: str, value: object) -> dict[str, Any]:
+    """Values for the template that a row brings (TRL's column of that name); tables fill absent ones with nulls."""
+    value = json_text(source, VARIABLES, value or {})
+    if not isinstance(value, dict):
+        raise RowError(f"{source}: `{VARIABLES}` must map names to values for the template; found {brief(value)}.")
+    return {name: given for name, given in value.items() if given is not None}
 
 
 def read_messages(source: str, messages: object, supervision: Supervision, key: str) -> list[WeighedMessage]:
@@ -130,7 +142,8 @@ def read_message(place: str, message: object, supervision: Supervision) -> Weigh
     ranges = [
         (start, end, supervision.message_weight(place, role, part)) for start, end, part in content.ranges
     ]  # fmt: skip
-    return WeighedMessage(_clean(place, message, content), supervision.message_weight(place, role, message), ranges)
+    clean = _clean(place, message, content) | {"role": role}
+    return WeighedMessage(clean, supervision.message_weight(place, role, message), ranges)
 
 
 def _clean(place: str, message: Message, content: Content) -> Message:
@@ -140,6 +153,8 @@ def _clean(place: str, message: Message, content: Content) -> Message:
     if content.reasoning:
         clean["reasoning_content"] = clean.get("reasoning_content", "") + content.reasoning
     calls = [*_calls(place, clean.pop("tool_calls", [])), *content.calls]
+    if isinstance(clean.get("function_call"), dict):  # OpenAI's first form of a call
+        calls.append(clean.pop("function_call"))
     return clean | {"tool_calls": [read_tool_call(place, call) for call in calls]} if calls else clean
 
 
@@ -159,9 +174,11 @@ def _check_keys(place: str, message: Message) -> None:
 
 
 def _read_role(place: str, message: Message) -> str:
-    role = message["role"]
+    role = str(message["role"]).strip().lower()
+    role = OTHER_NAMES.get(role, role)
     if role in ROLES:
-        return str(role)
-    near = get_close_matches(str(role).lower(), [*ROLES, *ROLES_OF_OTHER_FORMATS], n=1)
-    hint = f"; did you mean {ROLES_OF_OTHER_FORMATS.get(near[0], near[0])!r}?" if near else "."
-    raise RowError(f"{place}: unknown role {role!r}{hint} Known roles: {', '.join(ROLES)}.")
+        return role
+    near = get_close_matches(role, ROLES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    known = f"{', '.join(ROLES)}; also {', '.join(OTHER_NAMES)}"
+    raise RowError(f"{place}: unknown role {message['role']!r}{hint} Known roles: {known}.")

@@ -11,13 +11,13 @@ from lorica.data.turns import WRITTEN
 
 MARKED = "\ue000"  # where there is a text
 
-Outline = tuple[object, ...]  # the tools, and one entry a message
+Outline = tuple[object, ...]  # the tools and variables, and one entry a message
 
 
 def outline(conversation: Conversation) -> tuple[Outline, list[Text]]:
     """The outline of a prepared conversation, and its texts in the order of their marks."""
     texts: list[Text] = []
-    entries: list[object] = [repr(conversation.tools)]
+    entries: list[object] = [repr((conversation.tools, conversation.variables))]
     for index, message in enumerate(conversation.messages):
         entry: list[object] = []
         for key, value in message.items():
@@ -38,7 +38,7 @@ def twin_of(conversation: Conversation, texts: Sequence[Text]) -> Conversation |
     messages = [message.copy() for message in conversation.messages]
     for text in texts:
         del messages[text.message][text.key]
-    if marked([conversation.tools, messages]):
+    if marked([conversation.tools, conversation.variables, messages]):
         return None
     messages = [message.copy() for message in conversation.messages]
     for number, text in enumerate(texts):

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Template, TemplateError
 
 from lorica.data.messages import Conversation, Message
+from lorica.data.parts import as_parts, wants_parts
 from lorica.data.sandbox import served_environment
 
 if TYPE_CHECKING:
@@ -115,6 +116,12 @@ class ChatTemplate:
 
     def _render(self, conversation: Conversation, messages: list[Message], generate: bool) -> str:
         template = self._template(tools=conversation.tools is not None)
+        given: Sequence[Message] = as_parts(messages) if self._wants_parts(conversation) else messages
+        return self._run(template, conversation, given, generate)
+
+    def _run(
+        self, template: Template, conversation: Conversation, messages: Sequence[Message], generate: bool = False
+    ) -> str:
         with self.in_time():
             self._arm(self._time_limit)
             try:
@@ -123,10 +130,18 @@ class ChatTemplate:
                     tools=conversation.tools,
                     documents=None,
                     add_generation_prompt=generate,
-                    **self._variables,
+                    **self._variables | conversation.variables,
                 )
             finally:
                 self._arm(0)
+
+    def _wants_parts(self, conversation: Conversation) -> bool:
+        """Learned of the template as the server has it, with the tools of the first conversation that asks."""
+        key = f"parts, {'with' if conversation.tools is not None else 'without'} tools"
+        if key not in self.learned:
+            served = _compile_as_served(self._source(conversation.tools is not None))
+            self.learned[key] = wants_parts(lambda messages: self._run(served, conversation, messages), REFUSALS)
+        return bool(self.learned[key])
 
     @contextmanager
     def in_time(self) -> Iterator[None]:

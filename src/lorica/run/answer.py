@@ -9,6 +9,8 @@ import torch
 from transformers import GenerationConfig
 from transformers.generation.streamers import TextStreamer
 
+from lorica.data.parts import as_parts, wants_parts
+from lorica.data.template import REFUSALS
 from lorica.evaluation.generation import own_settings_aside
 from lorica.run.reopen import Opened
 from lorica.run.vocabulary import check_tokens
@@ -78,7 +80,11 @@ def answer(
 def _render(tokenizer: Any, messages: Messages, values: dict[str, Any]) -> str:
     if not tokenizer.chat_template:
         raise ValueError("this model has no chat template; give the prompt as plain text (--raw).")
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **values))
+
+    def render(messages: Any, generate: bool = False) -> str:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generate, **values))
+
+    return render(as_parts(messages) if wants_parts(render, REFUSALS) else messages, generate=True)
 
 
 def _without_eos(ids: list[int], eos: int | None, text: str) -> list[int]:

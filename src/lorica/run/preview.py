@@ -77,7 +77,11 @@ def _text(record: Record, server: Server) -> str:
     """The text of a record of which nothing is trained, rendered if the tokenizer's own template takes it."""
     if isinstance(record, Conversation):
         try:
-            return str(server.tokenizer.apply_chat_template(record.messages, tools=record.tools, tokenize=False))
+            return str(
+                server.tokenizer.apply_chat_template(
+                    record.messages, tools=record.tools, tokenize=False, **record.variables
+                )
+            )
         except REFUSALS:
             pass
     return "\n".join(text for branch in branches(record).values() for text in texts(branch))

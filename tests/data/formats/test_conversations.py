@@ -47,7 +47,6 @@ def test_tool_calls_and_results(read: Any) -> None:
         ({"messages": []}, "messages must be a list of messages that is not empty"),
         ({"messages": [{"content": "q"}]}, "a message needs `role`"),
         ({"messages": [{"role": "user"}]}, r"messages\[0\]: `content` must be text"),
-        ({"messages": [{"role": "gpt", "content": "a"}]}, r"unknown role 'gpt'; did you mean 'assistant'\?"),
         ({"messages": [{"role": "assitant", "content": "a"}]}, r"did you mean 'assistant'\?"),
         ({"messages": [{"role": "user", "contant": "a"}]}, r"unknown key 'contant'; did you mean 'content'\?"),
         ({"messages": [{"role": "assistant", "tool_calls": [{"id": 1}]}]}, "a tool call must be"),
@@ -119,6 +118,22 @@ def test_reasoning_is_dropped_where_asked(read: Any) -> None:
     assert read.one(row, reasoning="keep").reasoning == "keep"
     with pytest.raises(ValueError, match="<think> without </think>"):
         read({"messages": [*turns("q"), {"role": "assistant", "content": "<think>hm"}]}, reasoning="drop")
+
+
+def test_roles_of_other_formats(read: Any) -> None:
+    names = ["System", "human", "gpt", "Function", "model"]
+    one = read.one({"messages": [{"role": name, "content": "x"} for name in names]})
+    assert [role for role, _ in contents(one)] == ["system", "user", "assistant", "tool", "assistant"]
+    assert one.weights == [0, 0, 1, 0, 1]
+
+
+def test_openais_first_form_of_a_call(read: Any) -> None:
+    called = {"role": "assistant", "content": None, "function_call": {"name": "sum", "arguments": '{"a": 1}'}}
+    one = read.one({"messages": [*turns("q"), called, {"role": "function", "name": "sum", "content": "1"}]})
+    assert one.messages[1:] == [
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]},
+        {"role": "tool", "name": "sum", "content": "1"},
+    ]
 
 
 def test_sharegpt_with_calls_that_answers_find(read: Any) -> None:

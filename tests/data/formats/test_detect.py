@@ -62,9 +62,14 @@ def test_ambiguity_lists_the_candidates(read: Any, row: dict[str, Any], candidat
         ({"1+1?": "q", "2": "a"}, r"'\{prompt: \"1\+1\?\", completion: \"2\"\}'"),
         ({"body": "t"}, r"'\{text: body\}'"),
         ({"x": 1}, r"It has the keys x; expected one of messages \(.*data.columns='\{text: COLUMN\}'"),
-        ({}, r"It has the keys \(none\)"),
+        ({}, "the row holds nothing"),
+        ({"messages": []}, r"messages must be a list of messages that is not empty, such as .*; found \[\]"),
+        ({"conversations": [["human", "a"]]}, r'conversations must be a list of messages.*found \[\["human", "a"\]\]'),
         ({"text": "t", "question": "q"}, r"has a `text` and also 'question'.*data.format=text.*completion: text"),
-        ({"text": 5}, r"'text' must be text; found int: 5"),
+        (
+            {"text": 5},
+            r"'text' must be text; found int: 5. Make it text: data.columns='{text: \"{{ text \| string }}\"}'",
+        ),
     ],
 )
 def test_rows_of_no_format(read: Any, row: dict[str, Any], says: str) -> None:
@@ -93,6 +98,11 @@ def test_a_field_without_use_is_noted_and_a_misspelt_one_refused(read: Any) -> N
     assert read.names == ["field 'id' is not read"]
     with pytest.raises(ValueError, match=r"x:1: unknown key 'wieght'; did you mean 'weight'\?"):
         read({"text": "t", "wieght": 2})
+
+
+def test_a_row_without_shape_says_nothing_of_the_next(read: Any) -> None:
+    with pytest.raises(ValueError, match=r"(?s)^2 rows.*x:1: the row holds nothing.*x:2: messages must be a list"):
+        read({"messages": None}, {"messages": []}, {"messages": [USER, ASSISTANT]})
 
 
 def test_nulls_of_a_table_are_no_fields(read: Any) -> None:

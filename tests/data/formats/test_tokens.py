@@ -14,6 +14,14 @@ def test_labels_say_what_is_trained(read: Any) -> None:
     assert read.one({"input_ids": "[5, 6]"}, format="tokens").input_ids == [5, 6]  # as CSV files hold lists
 
 
+def test_trls_masks_say_it_too(read: Any) -> None:
+    row = {"input_ids": [5, 6, 7, 8], "completion_mask": [0, 0, 1, 1]}
+    assert read.one(row).weights == [0.0, 0.0, 1.0, 1.0]
+    assert read.one(row | {"assistant_masks": [0, 1, 1, 0]}).weights == [0.0, 0.0, 1.0, 0.0]
+    assert read.one(row | {"labels": [-100, -100, -100, 8]}).weights == [0.0, 0.0, 0.0, 1.0]
+    assert read.names == []
+
+
 @pytest.mark.parametrize("mask", [[1, 1, 1, 0, 0], [0, 0, 1, 1, 1], [0, 1, 1, 1, 0]])
 def test_padding_is_removed(read: Any, mask: list[int]) -> None:
     start = mask.index(1)
@@ -38,6 +46,8 @@ def test_padding_is_removed(read: Any, mask: list[int]) -> None:
         ({"input_ids": [True, 6]}, "must be a list of whole numbers"),
         ({"input_ids": []}, "must be a list of whole numbers"),
         ({"input_ids": [5, 6, 7], "attention_mask": [1, 0, 1]}, "`attention_mask` must be ones"),
+        ({"input_ids": [5, 6], "completion_mask": [0, 2]}, "`completion_mask` must be ones and zeros"),
+        ({"input_ids": [5, 6], "assistant_masks": [1]}, "`assistant_masks` has 1 numbers where `input_ids` has 2"),
         ({"input_ids": [5, 6], "attention_mask": [0, 0]}, "`attention_mask` must be ones"),
         ({"input_ids": [5, 6], "attention_mask": [1, 2]}, "`attention_mask` must be ones"),
     ],

@@ -52,7 +52,6 @@ def test_delimiters(read: Any, put: Any, name: str, content: str) -> None:
         (b'a,b\n1,"x"y\n', r":2: broken CSV: ',' expected after"),
         (b"a,b\n1,caf\xe9\n", r":2:6: not UTF-8"),
         (b"a,a\n1,2\n", r":1: the header has the column 'a' twice"),
-        (b"a,,b\n1,2,3\n", r":1: the header has a column without a name"),
         (b"caf\xe9,b\n1,2\n", r":1:4: not UTF-8"),
         (b"", "holds no rows"),
         (b"a,b\n", "holds no rows"),
@@ -62,6 +61,11 @@ def test_delimiters(read: Any, put: Any, name: str, content: str) -> None:
 def test_faults_of_csv_name_their_line(read: Any, put: Any, content: bytes, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         read(put("rows.csv", content))
+
+
+def test_the_index_that_pandas_writes_is_a_column(read: Any, put: Any) -> None:
+    [values] = read.values(put("rows.csv", ",prompt,completion\n0,p,c\n"))
+    assert values == {"column 1": "0", "prompt": "p", "completion": "c"}
 
 
 def test_csv_goes_on_after_a_fault_and_long_fields_are_read(read: Any, put: Any) -> None:

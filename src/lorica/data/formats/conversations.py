@@ -131,8 +131,16 @@ def text(row: Row, key: str, default: str | None = None) -> str:
     """
     value: Any = row.values.get(key, default)
     if not isinstance(value, str):
-        raise RowError(f"{row.source}: {key!r} must be text; found {type(value).__name__}: {brief(value)}")
+        raise RowError(f"{row.source}: {key!r} must be text; found {other_than_text(key, value)}")
     return value
+
+
+def other_than_text(key: str, value: object) -> str:
+    """What stands where a text belongs; of a number also how to make it one."""
+    hint = ""
+    if isinstance(value, int | float):
+        hint = f". Make it text: data.columns='{{{key}: \"{{{{ {key} | string }}}}\"}}'"
+    return f"{type(value).__name__}: {brief(value)}{hint}"
 
 
 def _conversation(row: Row, messages: list[Message], supervision: Supervision, key: str | None = None) -> Conversation:

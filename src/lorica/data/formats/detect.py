@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from lorica.data.faults import RowError
+from lorica.data.faults import RowError, brief
 from lorica.data.formats import conversations, judgements, pairs, tokens
 from lorica.data.formats.records import Record
 from lorica.data.formats.shape import (
@@ -24,8 +24,11 @@ from lorica.data.formats.shape import (
     is_text,
     is_verdict,
 )
+from lorica.data.messages import VARIABLES
 from lorica.data.sources.row import Row
 from lorica.data.supervision import TRAINING_KEYS, Supervision
+
+TOLD = ("tools", VARIABLES)  # what the template is told beside the messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,44 +72,44 @@ def _is_preference(values: Values) -> bool:
 
 
 MESSAGES = Format(
-    (CONVERSATION_KEYS,), lambda row: _holds(row, "role"), conversations.read_messages_row, ("tools",)
+    (CONVERSATION_KEYS,), lambda row: _holds(row, "role"), conversations.read_messages_row, TOLD
 )  # fmt: skip
 SHAREGPT = Format(
     (("conversations", "conversation", "messages"),),
     lambda row: _holds(row, "from"),
     conversations.read_sharegpt,
-    ("tools", "system"),
+    (*TOLD, "system"),
 )
 ALPACA = Format(
     (("instruction",), ("output",)),
     lambda row: is_text(row.get("instruction")) and is_text(row.get("output")),
     conversations.read_alpaca,
-    ("input", "system", "history", "tools"),
+    ("input", "system", "history", *TOLD),
 )
 PAIR = Format(
     (("prompt",), ("completion",)),
     lambda row: is_prompt(row.get("prompt")) and is_answer(row.get("completion")),
     pairs.read_pair,
-    ("tools",),
+    TOLD,
 )
 TEXT = Format((("text",),), lambda row: is_text(row.get("text")), pairs.read_text)
 TOKENS = Format(
     (("input_ids",),),
     lambda row: isinstance(row.get("input_ids"), list),
     tokens.read_tokens,
-    ("labels", "attention_mask"),
+    ("labels", "attention_mask", *tokens.TRAINED_MASKS),
 )
 PREFERENCE = Format(
     (judgements.CHOSEN, judgements.REJECTED),
     _is_preference,
     judgements.read_preference,
-    ("prompt", *CONVERSATION_KEYS, "instruction", "input", "system", "history", "tools"),
+    ("prompt", *CONVERSATION_KEYS, "instruction", "input", "system", "history", *TOLD),
 )
 KTO = Format(
     (judgements.VERDICT, ("completion", "output", *CONVERSATION_KEYS)),
     lambda row: any(is_verdict(row.get(key)) for key in judgements.VERDICT) and _has_answer(row),
     judgements.read_judged,
-    ("prompt", "instruction", "input", "system", "history", "tools"),
+    ("prompt", "instruction", "input", "system", "history", *TOLD),
 )
 FORMATS: dict[str, Format] = {
     "messages": MESSAGES,
@@ -138,9 +141,18 @@ def detect(row: Row, mapped: Collection[str] = ()) -> str:
     """The one format that a row has.
 
     Raises:
+        RowError: the row has no shape at all, which says nothing of the rows after it.
         ValueError: none or several; says what was seen, what was expected, and what to do.
     """
+    if not row.values:
+        raise RowError(f"{row.source}: the row holds nothing.")
     found = candidates(row.values, mapped)
+    key = conversation_key(row.values)
+    if not found and key is not None:
+        raise RowError(
+            f"{row.source}: {key} must be a list of messages that is not empty, such as "
+            f'{{"role": "user", "content": ...}}; found {brief(row.values[key])}.'
+        )
     found = found or [name for name, format in FORMATS.items() if format.has_keys(row.values)]
     asked = [key for key in QUESTIONS if key in row.values]
     if found == ["text"] and asked and not mapped:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lorica.data.faults import RowError, brief
-from lorica.data.formats.conversations import sharegpt_messages, text
+from lorica.data.faults import RowError
+from lorica.data.formats.conversations import other_than_text, sharegpt_messages, text
 from lorica.data.formats.records import Completion, Text
 from lorica.data.formats.shape import is_message, is_messages
 from lorica.data.messages import Conversation, Message, context, conversation, json_text, read_message
@@ -61,4 +61,4 @@ def as_messages(row: Row, value: object, key: str, role: str) -> list[Message]:
         return sharegpt_messages(row.source, key, value)
     if isinstance(value, list) and value:
         return value
-    raise RowError(f"{row.source}: {key!r} must be text or messages; found {type(value).__name__}: {brief(value)}")
+    raise RowError(f"{row.source}: {key!r} must be text or messages; found {other_than_text(key, value)}")

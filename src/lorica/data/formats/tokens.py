@@ -1,7 +1,8 @@
 """Rows of token ids that somebody else made, in the form of Hugging Face trainers.
 
 `labels[t]` is `input_ids[t]` where that token is trained and -100 where it is not: the shift by one happens later, in
-the loss. Without labels, all tokens are trained. What `attention_mask` leaves out is padding, and removed.
+the loss. Without labels, all tokens are trained. Tokens that one of TRL's masks holds 0 for are not. What
+`attention_mask` leaves out is padding, and removed.
 """
 
 from __future__ import annotations
@@ -16,15 +17,20 @@ from lorica.data.sources.row import Row
 from lorica.data.supervision import Supervision, read_weight
 
 IGNORED = -100
+TRAINED_MASKS = ("completion_mask", "assistant_masks")  # TRL's
 LARGEST = 2**31
 
 
 def read_tokens(row: Row, supervision: Supervision) -> Tokens:
-    """A row of `input_ids`, and perhaps `labels` and `attention_mask`."""
+    """A row of `input_ids`, and perhaps `labels`, masks of what is trained, and `attention_mask`."""
     ids = _integers(row, "input_ids")
     if wrong := [id for id in ids if not 0 <= id < LARGEST]:
         raise RowError(f"{row.source}: `input_ids` must be token ids from 0; found {wrong[0]}.")
     labels = _integers(row, "labels", len(ids)) if "labels" in row.values else ids
+    for key in TRAINED_MASKS:
+        if key in row.values:
+            trained = _bits(row, key, len(ids))
+            labels = [label if one else IGNORED for label, one in zip(labels, trained, strict=True)]
     if "attention_mask" in row.values:
         mask = _mask(row, len(ids))
         ids, labels = list(compress(ids, mask)), list(compress(labels, mask))
@@ -46,6 +52,13 @@ def _integers(row: Row, key: str, length: int | None = None) -> list[int]:
     if length is not None and len(value) != length:
         raise RowError(f"{row.source}: `{key}` has {len(value)} numbers where `input_ids` has {length}.")
     return value
+
+
+def _bits(row: Row, key: str, length: int) -> list[int]:
+    bits = _integers(row, key, length)
+    if not {*bits} <= {0, 1}:
+        raise RowError(f"{row.source}: `{key}` must be ones and zeros; found {brief(bits)}.")
+    return bits
 
 
 def _mask(row: Row, length: int) -> list[int]:

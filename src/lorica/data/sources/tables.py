@@ -20,10 +20,11 @@ DELIMITERS = (",", ";", "\t", "|")
 def read_table(name: str, file: BinaryIO, faults: Faults) -> Iterator[Row]:
     """The rows under a header of column names; blank lines are skipped. Places are "name:line", the line it begins on.
 
-    The delimiter is the first of comma, semicolon, tab and | that stands in the header (a tab for .tsv).
+    The delimiter is the first of comma, semicolon, tab and | that stands in the header (a tab for .tsv). A column
+    without a name, such as the index that pandas writes, is called by its number.
 
     Raises:
-        ValueError: the header has a name twice, or none.
+        ValueError: the header has a name twice.
     """
     lines = _Lines(name, file, faults)
     delimiter = "\t" if ".tsv" in name.lower() else next((mark for mark in DELIMITERS if mark in lines.first), ",")
@@ -77,11 +78,11 @@ def _next(reader: Iterator[list[str]], place: str) -> list[str] | None:
 
 
 def _checked(place: str, header: list[str]) -> list[str]:
-    header = [column.strip() for column in header]
+    header = [column.strip() or f"column {number}" for number, column in enumerate(header, start=1)]
     repeated = sorted({column for column in header if header.count(column) > 1})
-    if repeated or "" in header:
-        wrong = f"the column {repeated[0]!r} twice" if repeated and repeated[0] else "a column without a name"
-        raise ValueError(f"{place}: the header has {wrong}; its columns are {listing(header)}. Name each once.")
+    if repeated:
+        columns = listing(header)
+        raise ValueError(f"{place}: the header has the column {repeated[0]!r} twice; its columns are {columns}.")
     return header
 
 
