@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,38 @@ def test_a_norm_that_is_not_finite(tmp_path: Path) -> None:
     model.model.norm.weight.data[3] = math.nan
     with pytest.raises(ValueError, match=r"output_norm\.weight holds NaN"):
         load(convert(model, tmp_path / "a.gguf"), device="cpu")
+
+
+def test_a_bias_that_llama_cpp_adds_and_the_model_lacks(tmp_path: Path) -> None:
+    extra = {"blk.1.attn_output.bias": torch.ones(24)}
+    with pytest.raises(ValueError, match=r"has blk\.1\.attn_output\.bias, which llama\.cpp adds"):
+        load(convert(tiny.llama(), tmp_path / "a.gguf", extra=extra), device="cpu")
+
+
+def test_a_type_that_is_not_read_is_named_with_its_tensor(tmp_path: Path) -> None:
+    path = convert(tiny.llama(hidden_size=256, num_attention_heads=8), tmp_path / "a.gguf", type="Q4_K")
+    data, old, new = path.read_bytes(), struct.pack("<I", 12), struct.pack("<I", 16)  # Q4_K and IQ2_XXS
+    at = data.index(b"blk.0.ffn_up.weight") + len(b"blk.0.ffn_up.weight") + 4 + 16
+    assert data[at : at + 4] == old
+    path.write_bytes(data[:at] + new + data[at + 4 :])
+    with pytest.raises(
+        ValueError, match=r"blk\.0\.ffn_up\.weight is of the type IQ2_XXS, and .* Q4_K .*llama-quantize"
+    ):
+        load(path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"rope__scaling__type": "linear", "rope__scaling__factor": 4.0}, "rope_freqs.weight and rope scaling by 4"),
+        ({"rope__scaling__type": "yarn", "rope__scaling__factor": 2.0}, r"rope_freqs.weight and .* by 2 \(yarn\)"),
+        ({"rope__scaling__attn_factor": 0.5}, "multiplies attention by 0.5 without YaRN"),
+    ],
+)
+def test_scalings_of_llama_cpp_that_transformers_lacks(tmp_path: Path, values: dict[str, Any], told: str) -> None:
+    factors = {"rope_freqs.weight": torch.tensor([1.0, 2.0, 4.0])}
+    with pytest.raises(ValueError, match=told):
+        load(convert(tiny.llama(), tmp_path / "a.gguf", extra=factors, **values), device="cpu")
 
 
 def test_unused_tensors_are_listed(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ def test_names_and_numbers_are_those_of_ggml() -> None:
             assert codec_of_type(found.type_id) is found
     with pytest.raises(ValueError, match=r'"q7_k" is no packed format .* Q6_K'):
         codec("q7_k")
-    with pytest.raises(ValueError, match=r"type 19 cannot be read; Lorica reads .*Q4_K \(12\)"):
+    with pytest.raises(ValueError, match=r"ggml's type 19 cannot be read; Lorica reads .*Q4_K \(12\)"):
         codec_of_type(19)
 
 

@@ -12,7 +12,7 @@ from lorica.gguf.split import GgufModel
 from lorica.gguf.types import named
 from lorica.gguf.write import Part
 from lorica.models.gguf_base import find_place
-from lorica.quant import codec, codec_of_type
+from lorica.quant import codec
 
 CHUNK = 1 << 24  # weights that are packed between two writes
 
@@ -36,10 +36,9 @@ class GgufTensor:
 
     def read(self) -> Tensor:
         """fp32. Raises ValueError for a type that Lorica does not read."""
-        info = self.file.tensors[self.place.tensor]
-        if len(info.shape) == 1:
+        if len(self.file.tensors[self.place.tensor].shape) == 1:
             return self.place.from_file(self.file.values(self.place.tensor)) - self.place.shift
-        return codec_of_type(info.type.id).unpack(self.place.from_file(self.file.rows(self.place.tensor)))
+        return self.file.codec(self.place.tensor).unpack(self.place.from_file(self.file.rows(self.place.tensor)))
 
 
 @dataclass(frozen=True)

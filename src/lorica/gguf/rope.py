@@ -37,10 +37,17 @@ def _scaling(
     old_key = metadata.number(f"{name}.rope.scale_linear", 1.0)
     factor = shortest(metadata.number(f"{name}.rope.scaling.factor", old_key))
     original = int(metadata.positive(f"{name}.rope.scaling.original_context_length", context))
+    attention = shortest(metadata.positive(f"{name}.rope.scaling.attn_factor", 1.0))
     if SHORT in factors and LONG in factors:
-        attention = shortest(metadata.positive(f"{name}.rope.scaling.attn_factor", 1.0))
         return _longrope(factors[SHORT], factors[LONG], original, attention)
+    if attention != 1 and kind != "yarn":
+        raise ValueError(f"{metadata.source}: rope scaling multiplies attention by {attention:g} without YaRN.")
     if FACTORS in factors:
+        if kind == "yarn" or (kind != "none" and factor not in (0.0, 1.0)):
+            raise ValueError(
+                f"{metadata.source}: {FACTORS} and rope scaling by {factor:g} ({kind}), which transformers cannot "
+                "compute together."
+            )
         return _llama3(factors[FACTORS], theta) or _longrope(factors[FACTORS], factors[FACTORS], original, 1.0)
     if found.model_type == MINISTRAL and kind != "yarn":
         raise ValueError(f"{metadata.source}: a temperature of attention, which Lorica reads beside YaRN only.")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lorica.gguf.metadata import Metadata
 from lorica.gguf.read import GgufFile, TensorInfo, read
-from lorica.quant import codec_of_type
+from lorica.quant import Codec, codec_of_type
 
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
@@ -39,10 +39,20 @@ class GgufModel:
         """Its packed rows, uint8 (rows, bytes a row); of a vector one row."""
         return self._file[name].rows(name)
 
+    def codec(self, name: str) -> Codec:
+        """How it is packed. Raises ValueError for a type that Lorica does not read."""
+        type = self.tensors[name].type
+        try:
+            return codec_of_type(type.id)
+        except ValueError as error:
+            raise ValueError(
+                f"{self.path}: {name} is of the type {type.name}, and {error} Take another file of the model, or make "
+                "one with llama-quantize."
+            ) from None
+
     def values(self, name: str) -> Tensor:
         """Its values in fp32, in its shape. Raises ValueError for a type that Lorica does not read."""
-        info = self.tensors[name]
-        return codec_of_type(info.type.id).unpack(self.rows(name)).view(info.shape)
+        return self.codec(name).unpack(self.rows(name)).view(self.tensors[name].shape)
 
 
 def open_model(path: str | Path) -> GgufModel:

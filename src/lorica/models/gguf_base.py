@@ -16,7 +16,6 @@ from lorica.gguf.tokenizer import read_tokenizer, stop_ids
 from lorica.models import directory
 from lorica.models.packed import put_packed, tie
 from lorica.models.skeleton import empty_model, put, unfilled
-from lorica.quant import codec_of_type
 
 NOT_WEIGHTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 
@@ -91,7 +90,7 @@ def _fill(model: nn.Module, file: GgufModel, name: str, place: Place, parameter:
             f"{tuple(parameter.shape)}; the file is damaged."
         )
     if parameter.ndim == 2:
-        codec = codec_of_type(info.type.id)
+        codec = file.codec(place.tensor)
         put_packed(model, name.rpartition(".")[0], codec, place.from_file(file.rows(place.tensor)), dtype)
         return
     values = place.from_file(file.values(place.tensor)) - place.shift
@@ -102,6 +101,12 @@ def _fill(model: nn.Module, file: GgufModel, name: str, place: Place, parameter:
 
 def _notes(file: GgufModel, found: Architecture, used: set[str]) -> list[str]:
     unused = sorted(name for name in file.tensors if name not in used and not name.endswith(NOT_WEIGHTS))
+    added = [name for name in unused if name.endswith(".bias")]
+    if added:
+        raise ValueError(
+            f"{file.path} has {added[0]}, which llama.cpp adds where it finds it and transformers' {found.model_type} "
+            "has no place for; on this base the model would be another one."
+        )
     notes = [f"{len(unused)} tensors in {file.path} are not used: {', '.join(unused[:5])}"] if unused else []
     if not found.window and file.metadata.integer(f"{found.name}.attention.sliding_window", 0):
         notes.append(

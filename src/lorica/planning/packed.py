@@ -14,7 +14,7 @@ from lorica.models.packing import choose_types
 from lorica.planning.ledger import Ledger
 from lorica.planning.step import Watch
 from lorica.planning.work import Work
-from lorica.quant import Codec, PackedMatrix, codec, codec_of_type
+from lorica.quant import Codec, PackedMatrix, codec
 from lorica.quant.codec import UNPACK_CHUNK, chunks, for_device
 
 
@@ -32,7 +32,7 @@ def pack_like(model: Any, file: GgufModel, dtype: torch.dtype) -> None:
     for name, parameter in list(model.named_parameters()):
         if parameter.ndim == 2 and not (name == "lm_head.weight" and model.config.tie_word_embeddings):
             place = find_place(file, found, model.config, name)
-            _pack(model, name, codec_of_type(file.tensors[place.tensor].type.id), dtype)
+            _pack(model, name, file.codec(place.tensor), dtype)
     tie(model)
 
 

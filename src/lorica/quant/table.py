@@ -56,7 +56,7 @@ def codec_of_type(type_id: int) -> Codec:
     found = next((codec for codec in CODECS.values() if codec.type_id == type_id), None)
     if found is None:
         known = ", ".join(f"{codec.name} ({codec.type_id})" for codec in CODECS.values() if codec.type_id is not None)
-        raise ValueError(f"tensors of ggml type {type_id} cannot be read; Lorica reads {known}.")
+        raise ValueError(f"ggml's type {type_id} cannot be read; Lorica reads {known}.")
     return found
 
 
