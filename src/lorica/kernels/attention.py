@@ -62,14 +62,14 @@ def attention_backward(
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, how: Scoring) -> tuple[Tensor, Tensor]:
-    if q.is_cpu and how.is_plain:
+    if q.is_cpu and how.is_plain and len(q):
         return flash_on_cpu(q, k, v, how)
     kernel = None if how.softcap else on_gpu(q)
     return attention_by_blocks(q, k, v, how) if kernel is None else kernel.forward(q, k, v, how)
 
 
 def _attention_backward(dout: Tensor, saved: Saved, how: Scoring) -> Gradients:
-    if saved.q.is_cpu and how.is_plain:
+    if saved.q.is_cpu and how.is_plain and len(saved.q):
         return flash_on_cpu_backward(dout, saved, how)
     kernel = None if how.softcap else on_gpu(saved.q)
     return attention_backward_by_blocks(dout, saved, how) if kernel is None else kernel.backward(dout, saved, how)

@@ -75,9 +75,11 @@ def rms_norm_backward_reference(
     inverse = inverse_rms(wide, eps)  # (..., 1)
     # dx = inverse * g - x * inverse^3 * mean(g x)
     along = torch.linalg.vecdot(gradient, wide).unsqueeze(-1).mul_(inverse.pow(3)).div_(-x.shape[-1])
-    gradient.mul_(inverse).addcmul_(wide, along)
-    if residual is not None:
-        gradient.add_(residual)
+    if residual is None:
+        gradient.mul_(inverse)
+    else:
+        torch.addcmul(widened(residual), gradient, inverse, out=gradient)
+    gradient.addcmul_(wide, along)
     return dy.copy_(gradient) if overwrite and gradient is not dy else gradient.to(dy.dtype)
 
 

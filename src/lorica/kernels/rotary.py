@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lorica.kernels.dispatch import is_traced, runs_triton
-from lorica.kernels.dtypes import widened
+from lorica.kernels.dtypes import cast, widened
 
 
 def rotate_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, inverse: bool = False) -> Tensor:
@@ -25,10 +25,12 @@ def rotate_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, inve
 
 def rotate_reference_(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool = False, inverse: bool = False) -> Tensor:
     pairs = cos.shape[-1]
-    halves = (x[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2])
-    first, second = halves if interleaved else (x[..., :pairs], x[..., pairs : 2 * pairs])
+    if interleaved:
+        first, second = x[..., 0 : 2 * pairs : 2], x[..., 1 : 2 * pairs : 2]
+    else:
+        first, second = x.narrow(-1, 0, pairs), x.narrow(-1, pairs, pairs)
     wide_first, wide_second = widened(first), widened(second)  # views of x unless it is a 16-bit type
-    cos, sin = (table.to(wide_first.dtype).unsqueeze(-2) for table in (cos, sin))  # (..., tokens, 1, pairs)
+    cos, sin = (cast(table, wide_first.dtype).unsqueeze(-2) for table in (cos, sin))  # (..., tokens, 1, pairs)
     sign = -1 if inverse else 1
     crossed = wide_first * sin
     wide_first.mul_(cos).addcmul_(wide_second, sin, value=-sign)

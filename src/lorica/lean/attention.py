@@ -31,8 +31,11 @@ class Rotary:
     def turn_(self, x: Tensor, pack: Pack, inverse: bool = False) -> Tensor:
         """Heads (rows, heads, dim) in place."""
         cos, sin = pack.tables[self.table]
-        pairs = slice(0, None, 2) if self.doubled else slice(0, cos.shape[-1] // 2)
-        return rotate_(x, cos[:, pairs], sin[:, pairs], self.interleaved, inverse)
+        if self.doubled:
+            cos, sin = cos[:, ::2], sin[:, ::2]
+        else:
+            cos, sin = (table.narrow(1, 0, table.shape[1] // 2) for table in (cos, sin))
+        return rotate_(x, cos, sin, self.interleaved, inverse)
 
 
 class AttentionKept(NamedTuple):

@@ -8,15 +8,16 @@ dropout each layer sees an input of its own, whose mask is made again from the t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lorica.lean.frozen import project, project_back
-from lorica.lean.lanes import add_product_, by_lane, outer, product, scaled_
-from lorica.lean.members import Member, base_of, members_of, stacked_down, without_bias
+from lorica.lean.lanes import add_product_, by_lane, outer, product, scaled_, with_lanes
+from lorica.lean.members import Member, Readers, base_of, members_of, parameters_of, readers_of, without_bias
 from lorica.lean.pack import Pack
+from lorica.lora.layer import LoraLinear
 
 
 @dataclass(frozen=True)
@@ -28,25 +29,24 @@ class Group:
 
     def parameters(self) -> list[nn.Parameter]:
         """The trained parameters, in the order of their gradients."""
-        return [parameter for member in members_of(self.modules) for parameter in member.parameters()]
+        return [p for m in self.modules if isinstance(m, LoraLinear) and m.in_use for p in parameters_of(m)]
 
     def forward(self, x: Tensor, pack: Pack) -> list[Tensor]:
         """Outputs (rows, out) for an input (rows, in): one a module, or one a part of a fused layer."""
-        members = members_of(self.modules)
-        outputs = self.without_magnitude(x, members, pack)
+        members = members_of(self.modules, x.dtype)
+        outputs = self.without_magnitude(x, readers_of(members), pack)
         for member in members:
-            if member.layer.magnitude is not None:
+            if member.magnitude is not None:
                 outputs[member.place] = member.rescaled(outputs[member.place])
         return list(outputs[0].split(self.widths, -1)) if self.widths else outputs
 
-    def without_magnitude(self, x: Tensor, members: list[Member], pack: Pack) -> list[Tensor]:
+    def without_magnitude(self, x: Tensor, readers: list[Readers], pack: Pack) -> list[Tensor]:
         """The outputs before DoRA's magnitude."""
         outputs = [project(base_of(module), x) for module in self.modules]
-        for inputs, readers in by_input(x, members, pack):
-            z = product(inputs, stacked_down(readers, x.dtype).mT)  # (rows, the readers' ranks together)
-            for member in readers:
-                columns = z[:, member.columns_among(readers)]
-                add_product_(outputs[member.place], columns, member.up(x.dtype).mT, member.layer.scale)
+        for together in readers:
+            z = product(together.dropped(x, pack), together.down.mT)  # (rows, the readers' ranks together)
+            for member, part in together.apart(z, 1):
+                add_product_(outputs[member.place], part, member.up.mT, member.scale)
         return outputs
 
     def backward(self, gradients: list[Tensor], pack: Pack) -> GroupBackward:
@@ -54,35 +54,24 @@ class Group:
         return GroupBackward(self, [torch.cat(gradients, -1)] if self.widths else gradients, pack)
 
 
-def by_input(x: Tensor, members: list[Member], pack: Pack) -> list[tuple[Tensor, list[Member]]]:
-    """The inputs of the low-rank paths and who reads each: one for all, and one for each that drops of its own."""
-    together = [member for member in members if not member.drops]
-    alone = [(member.dropped(x, pack), [member]) for member in members if member.drops]
-    return [(x, together), *alone] if together else alone
-
-
-@dataclass
 class GroupBackward:
     """The backward pass of a group: that of its input does not need the input, that of its parameters does."""
 
-    group: Group
-    gradients: list[Tensor]
-    pack: Pack
-    members: list[Member] = field(init=False)
-    low_rank: dict[int, Tensor] = field(init=False)  # by place: the gradient (rows, rank) of `x A^T`
-
-    def __post_init__(self) -> None:
-        self.members = members_of(self.group.modules)
+    def __init__(self, group: Group, gradients: list[Tensor], pack: Pack) -> None:
+        self.group, self.gradients, self.pack = group, gradients, pack
+        self.members = members_of(group.modules, gradients[0].dtype)
+        self.readers = readers_of(self.members)
         # What reaches the low-rank path and the weight: with DoRA, the outputs' gradients times magnitude / norm.
-        self.inner = list(self.gradients)
+        self.inner = list(gradients)
         for member in self.members:
-            if member.layer.magnitude is not None:
-                self.inner[member.place] = member.times_ratio(self.gradients[member.place])
-        self.low_rank = {member.place: self._low_rank(member) for member in self.members}
+            if member.magnitude is not None:
+                self.inner[member.place] = member.times_ratio(gradients[member.place])
+        self.low_rank = [self._low_rank(together) for together in self.readers]
 
-    def _low_rank(self, member: Member) -> Tensor:
-        dy = self.inner[member.place]
-        return scaled_(product(dy, member.up(dy.dtype)), member.layer.scale)
+    def _low_rank(self, readers: Readers) -> Tensor:
+        """The gradient (rows, ranks) of the readers' `x A^T`."""
+        parts = [scaled_(product(self.inner[m.place], m.up), m.scale) for m in readers.members]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def input(self) -> Tensor:
         """The gradient (rows, in) of the input."""
@@ -90,40 +79,34 @@ class GroupBackward:
         for module, dy in zip(self.group.modules, self.inner, strict=True):
             dx = project_back(base_of(module), dy, into=dx)
         assert dx is not None
-        together = [member for member in self.members if not member.drops]
-        if together:
-            add_product_(dx, self._joined(together), stacked_down(together, dx.dtype))
-        for member in self.members:
-            if member.drops:
-                back = product(self.low_rank[member.place], stacked_down([member], dx.dtype))
-                dx.add_(member.dropped(back, self.pack))
+        for readers, low_rank in zip(self.readers, self.low_rank, strict=True):
+            if readers.drops:
+                dx.add_(readers.dropped(product(low_rank, readers.down), self.pack))
+            else:
+                add_product_(dx, low_rank, readers.down)
         return dx
 
     def parameters(self, x: Tensor) -> list[Tensor]:
         """The gradients of `group.parameters()`, fp32, from the group's input."""
-        found: dict[nn.Parameter, Tensor] = self._magnitudes(x)
-        for inputs, readers in by_input(x, self.members, self.pack):
-            z = product(inputs, stacked_down(readers, x.dtype).mT)
-            d_down = outer(self._joined(readers), inputs, self.pack.lanes)
-            for member in readers:
-                trained = member.trained_among(readers)
-                found[member.layer.lora_A] = d_down[:, trained]
-                d_up = outer(self.inner[member.place], z[:, trained], self.pack.lanes)
-                found[member.layer.lora_B] = d_up.mul_(member.layer.scale)
-        return [found[parameter] for parameter in self.group.parameters()]
+        found: dict[int, list[Tensor]] = {}  # by place
+        for readers, low_rank in zip(self.readers, self.low_rank, strict=True):
+            inputs = readers.dropped(x, self.pack)
+            z = product(inputs, readers.down.mT)
+            d_down = outer(low_rank, inputs, self.pack.lanes)
+            for (member, d_part), (_, z_part) in zip(readers.apart(d_down, -2), readers.apart(z, 1), strict=True):
+                d_up = outer(self.inner[member.place], member.trained(z_part, 1), self.pack.lanes)
+                found[member.place] = [with_lanes(member.trained(d_part, -2)), with_lanes(member.times_scale_(d_up))]
+        self._add_magnitudes(x, found)
+        return [gradient for member in self.members for gradient in found[member.place]]
 
-    def _joined(self, members: list[Member]) -> Tensor:
-        parts = [self.low_rank[member.place] for member in members]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    def _add_magnitudes(self, x: Tensor, found: dict[int, list[Tensor]]) -> None:
+        """Of DoRA's `y = magnitude / norm * u`, whose u's are computed again."""
+        if all(member.magnitude is None for member in self.members):
+            return
+        outputs = self.group.without_magnitude(x, self.readers, self.pack)
+        for member in self.members:
+            if member.magnitude is not None:
+                along = without_bias(outputs[member.place], member.layer) * self.gradients[member.place]
+                summed = by_lane(along, self.pack.lanes).sum(1, dtype=torch.float32)
+                found[member.place].append(summed / member.layer.weight_norm())
 
-    def _magnitudes(self, x: Tensor) -> dict[nn.Parameter, Tensor]:
-        """DoRA's `y = magnitude / norm * u`, whose u's are computed again."""
-        found: dict[nn.Parameter, Tensor] = {}
-        if any(member.layer.magnitude is not None for member in self.members):
-            outputs = self.group.without_magnitude(x, self.members, self.pack)
-            for member in self.members:
-                if member.layer.magnitude is not None:
-                    along = without_bias(outputs[member.place], member.layer) * self.gradients[member.place]
-                    summed = by_lane(along, self.pack.lanes).sum(1, dtype=torch.float32)
-                    found[member.layer.magnitude] = summed / member.layer.weight_norm()
-        return found
