@@ -109,4 +109,3 @@ class GroupBackward:
                 along = without_bias(outputs[member.place], member.layer) * self.gradients[member.place]
                 summed = by_lane(along, self.pack.lanes).sum(1, dtype=torch.float32)
                 found[member.place].append(summed / member.layer.weight_norm())
-
