@@ -110,8 +110,8 @@ class Halves(nn.Module):
 
 
 def test_operations_of_a_layer() -> None:
-    """A small model's step is as long as its calls of torch: 7 adapted projections, two norms, rotations, a gate and one
-    attention kernel, forwards and backwards, are 313 of them, views included."""
+    """A small model's step takes as long as its calls of torch: 7 adapted projections, two norms, rotations, a gate and
+    one document's attention, forwards and backwards, are 313 of them, views included."""
 
     def operations(layers: int) -> int:
         batch = batch_of((13,))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lorica.lean.frozen import project, project_back
 from lorica.lean.lanes import add_product_, by_lane, outer, product, scaled_, with_lanes
-from lorica.lean.members import Member, Readers, base_of, members_of, parameters_of, readers_of, without_bias
+from lorica.lean.members import Readers, base_of, members_of, parameters_of, readers_of, without_bias
 from lorica.lean.pack import Pack
 from lorica.lora.layer import LoraLinear
 

@@ -67,8 +67,8 @@ class Member:
 
 @dataclass(frozen=True)
 class Readers:
-    """Adapted layers that read one input, and their A's one under another: (lanes, ranks, in), or (ranks, in) of one lane.
-    One that drops of its input reads alone."""
+    """Adapted layers that read one input, and their A's one under another: (lanes, ranks, in), or (ranks, in) of one
+    lane. One that drops of its input reads alone."""
 
     members: list[Member]
     down: Tensor
