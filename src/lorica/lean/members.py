@@ -30,7 +30,8 @@ class Member:
 
     @classmethod
     def of(cls, place: int, layer: LoraLinear, dtype: torch.dtype) -> Member:
-        down, up = layer.lora_A, layer.lora_B
+        down: Tensor = layer.lora_A
+        up: Tensor = layer.lora_B
         if layer.start_A is not None and layer.start_B is not None:
             down, up = torch.cat([down, layer.start_A], 1), torch.cat([up, -layer.start_B], 2)
         if layer.lanes == 1:
