@@ -81,9 +81,12 @@ def columns(ticks: Sequence[float], across: Callable[[float], float], height: in
     return Markup("").join(mark.format(round(across(tick), 1), height - BOTTOM + 18, f"{tick:g}") for tick in ticks)
 
 
-def interval_mark(difference: float, low: float, high: float, verdict: str | None) -> Markup:
-    """A small bar from `low` to `high` with a dot at the difference and a line at zero, scaled to itself."""
-    reach = 1.1 * max(abs(low), abs(high), abs(difference)) or 1.0
+def interval_mark(
+    difference: float, low: float, high: float, verdict: str | None, reach: float | None = None
+) -> Markup:
+    """A small bar from `low` to `high` with a dot at the difference and a line at zero, scaled to itself, or so that
+    `reach` is the end."""
+    reach = 1.1 * (reach or max(abs(low), abs(high), abs(difference))) or 1.0
     x = [round(60 + 56 * value / reach, 1) for value in (low, high, difference)]
     style = verdict if verdict in ("better", "worse") else "unclear"
     return Markup(

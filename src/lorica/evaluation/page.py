@@ -53,7 +53,7 @@ def render_page(report: Mapping[str, Any], history: Sequence[Mapping[str, Any]])
         search_chart=loss_chart(report["learning_rate"]["rows"], "train.lr") if report["learning_rate"] else "",
         duration=duration,
         memory_chart=memory_chart(_timeline(report)),
-        memory_terms=_timeline(report)["terms"],
+        memory_terms=_terms(_timeline(report)),
         has_held_out=bool(held_out),
         chosen={key: setting for key, setting in settings.items() if setting["origin"] != "default"},
         defaults={key: setting for key, setting in settings.items() if setting["origin"] == "default"},
@@ -82,6 +82,12 @@ def _timeline(report: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of the plan, empty for a run without one."""
     found = (report["plan"] or {}).get("timeline")
     return found if found is not None else {"terms": [], "stages": []}
+
+
+def _terms(timeline: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Number and name of the terms that take memory at any stage."""
+    taken = [sizes for _, *columns in timeline["stages"] for sizes in columns]
+    return [(number, term) for number, term in enumerate(timeline["terms"]) if any(sizes[number] for sizes in taken)]
 
 
 def _loss_chart(losses: list[Point], held_out: list[Point]) -> Markup:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from lorica.evaluation.charts import BOTTOM, LEFT, RIGHT, TOP, WIDTH, columns, drawing, nice_ticks, rows
 
-HEIGHT = 320
+HEIGHT, NAME_HEIGHT = 320, 13
 Point = tuple[float, float, bool]  # value, loss, whether the trial was finished
 
 
@@ -25,7 +25,8 @@ def loss_chart(trials: Sequence[Mapping[str, Any]], key: str) -> Markup:
     ticks = nice_ticks(min(loss for _, loss, _ in points), max(loss for _, loss, _ in points), 5)
     down = _scale([ticks[0], ticks[-1]], HEIGHT - BOTTOM, TOP, logarithmic=False)
     parts = [rows(ticks, down), columns(sorted({value for value, _, _ in points}), across, HEIGHT)]
-    parts += [_line(number, name, line, across, down) for number, (name, line) in enumerate(lines.items())]
+    parts += [_line(number, line, across, down) for number, line in enumerate(lines.values())]
+    parts += _names([(across(line[-1][0]), down(line[-1][1]), name) for name, line in lines.items()])
     label = Markup('<text class="axis middle" x="{}" y="{}">{}</text>').format((LEFT + WIDTH) / 2, HEIGHT - 6, key)
     return drawing(HEIGHT, f"held-out loss by {key}", [*parts, label])
 
@@ -61,7 +62,16 @@ def _scale(values: Sequence[float], start: float, end: float, logarithmic: bool)
     return lambda value: round(start + (transform(value) - low) / ((high - low) or 1.0) * (end - start), 1)
 
 
-def _line(number: int, name: str, points: Sequence[Point], across: Any, down: Any) -> Markup:
+def _names(ends: Sequence[tuple[float, float, str]]) -> list[Markup]:
+    """The lines' names above their ends, in their colours; from the lowest on, none on another."""
+    label, found, lowest = Markup('<text class="name end line{}" x="{}" y="{}">{}</text>'), [], math.inf
+    for number, (x, y, name) in sorted(enumerate(ends), key=lambda end: -end[1][1]):
+        lowest = min(y - 8, lowest - NAME_HEIGHT)
+        found.append(label.format(number % 6, x, round(lowest, 1), name))
+    return found
+
+
+def _line(number: int, points: Sequence[Point], across: Any, down: Any) -> Markup:
     places = [(across(value), down(loss), finished) for value, loss, finished in points]
     path = " ".join(f"{x},{y}" for x, y, _ in places)
     dots = Markup("").join(
@@ -70,6 +80,4 @@ def _line(number: int, name: str, points: Sequence[Point], across: Any, down: An
         )
         for (x, y, finished), (value, loss, _) in zip(places, points, strict=True)
     )
-    last_x, last_y, _ = places[-1]
-    label = Markup('<text class="name end" x="{}" y="{}">{}</text>').format(last_x, last_y - 8, name)
-    return Markup('<g class="line line{}"><polyline points="{}"/>{}{}</g>').format(number % 6, path, dots, label)
+    return Markup('<g class="line line{}"><polyline points="{}"/>{}</g>').format(number % 6, path, dots)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lorica.evaluation.charts import interval_mark
@@ -19,10 +20,16 @@ def render_page(result: Mapping[str, Any]) -> str:
         result=result,
         keys=list(rows[0]["settings"]),
         charts=[(key, loss_chart(rows, key)) for key in numeric_keys(rows)],
-        interval_mark=interval_mark,
+        interval_mark=partial(interval_mark, reach=_reach(rows)),
         duration=duration,
         state=state,
     )
+
+
+def _reach(rows: Sequence[Mapping[str, Any]]) -> float:
+    """The largest number of all intervals, so that their marks can be compared."""
+    found = [row["difference"] for row in rows if row["difference"] and row["difference"]["low"] is not None]
+    return max((abs(one[key]) for one in found for key in ("difference", "low", "high")), default=0.0)
 
 
 def state(row: Mapping[str, Any], best: Mapping[str, Any]) -> str:
