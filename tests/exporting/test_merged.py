@@ -22,6 +22,10 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "copies": (tiny.llama, {"target_modules": ["q_proj"], "modules_to_save": ["mlp", "norm", "lm_head"]}),
     "tied copies": (tiny.tied_llama, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}),
     "token rows": (tiny.llama, {"target_modules": ["q_proj"], "trainable_token_indices": [4, 2, 60]}),
+    "token rows of both": (
+        tiny.llama,
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [4, 2], "lm_head": [60, 4]}},
+    ),
     "token rows, tied and scaled": (tiny.gemma3, {"target_modules": ["q_proj"], "trainable_token_indices": [4, 2]}),
     "experts beside it": (tiny.qwen3_moe, {"target_modules": ["q_proj", "o_proj"]}),
 }
@@ -98,6 +102,27 @@ def test_a_file_that_holds_a_copy_of_the_tied_head(tmp_path: Path) -> None:
     torch.testing.assert_close(
         made.by_transformers(tmp_path / "out", ids), made.by_peft(base, folder, ids), rtol=1e-5, atol=3e-5
     )
+
+
+@pytest.mark.parametrize("half", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("field", ["target_modules", "modules_to_save"])
+@pytest.mark.parametrize("to", ["merged", "gguf"])
+def test_half_of_a_tied_pair_that_peft_trained(half: str, field: str, to: str, tmp_path: Path) -> None:
+    base = made.write_model(tmp_path / "base", tiny.llama(tie_word_embeddings=True, vocab_size=300))
+    fields: dict[str, Any] = {"target_modules": ["q_proj"]}
+    fields |= {field: ["q_proj", half] if field == "target_modules" else [half]}
+    twin = tiny.peft_twin(load(base, device="cpu", dtype="fp32").model, r=3, lora_alpha=7, **fields)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    twin.save_pretrained(tmp_path / "adapter")
+    options = {"type": "f32"} if to == "gguf" else {}
+    result = export(tmp_path / "adapter", to, base=base, out=tmp_path / "out", proof=False, **options)
+    model = load(tmp_path / "out", device="cpu", dtype="fp32").model
+    ids = tiny.tokens()
+    torch.testing.assert_close(tiny.logits(model, ids), tiny.logits(twin, ids), rtol=1e-5, atol=3e-5)
+    assert result.ok
 
 
 def test_another_precision(tmp_path: Path) -> None:

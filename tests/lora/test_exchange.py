@@ -38,6 +38,10 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
     "copies": (tiny.llama, {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),
     "token rows": (tiny.llama, {"target_modules": ["q_proj"], "trainable_token_indices": [9, 4, 33]}),
     "token rows, tied": (tiny.gemma3, {"target_modules": ["q_proj"], "trainable_token_indices": [9, 4, 33]}),
+    "token rows of an untied head too": (
+        tiny.llama,
+        {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [9, 4], "lm_head": [4, 33, 2]}},
+    ),
     "token rows, named": (
         tiny.llama,
         {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [9, 4]}},
@@ -90,6 +94,55 @@ def test_lorica_reads_what_peft_saves(case: tuple[Any, dict[str, Any]], tmp_path
     assert_same(model, twin)
     adapter.save(tmp_path / "again")
     assert_same(load_adapter(adapter.detach(), tmp_path / "again").eval().model, twin)
+
+
+@pytest.mark.parametrize("half", ["embed_tokens", "lm_head"])
+@pytest.mark.parametrize("field", ["target_modules", "modules_to_save"])
+@pytest.mark.parametrize("ensure", [False, True])
+def test_half_of_a_tied_pair_is_read_as_peft_reads_it(half: str, field: str, ensure: bool, tmp_path: Path) -> None:
+    fields = {"target_modules": ["q_proj"]} | {field: ["q_proj", half] if field == "target_modules" else [half]}
+    twin = tiny.peft_twin(tiny.tied_llama(), r=3, lora_alpha=7, ensure_weight_tying=ensure, **fields)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            if parameter.requires_grad:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    twin.save_pretrained(tmp_path)
+    adapter = load_adapter(tiny.tied_llama(), tmp_path)
+    assert_same(adapter.model, twin)
+    adapter.save(tmp_path / "again")
+    assert_same(PeftModel.from_pretrained(tiny.tied_llama(), tmp_path / "again").eval(), twin)
+
+
+RENAMED: dict[str, Callable[[str], str]] = {
+    "the adapter's name": lambda key: key.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."),
+    "an embedding's": lambda key: key.replace("embedding_A", "embedding_A.mine").replace(
+        "embedding_B", "embedding_B.mine"
+    ),
+    "data parallel": lambda key: f"module.{key}",
+    "FSDP": lambda key: key.replace("self_attn.", "_fsdp_wrapped_module._checkpoint_wrapped_module.self_attn."),
+    "torch.compile": lambda key: f"_orig_mod.{key}",
+    "no prefix": lambda key: key.removeprefix("base_model.model."),
+}
+
+
+@pytest.mark.parametrize("rename", RENAMED.values(), ids=RENAMED)
+def test_the_names_of_state_dicts_are_read(rename: Callable[[str], str], tmp_path: Path) -> None:
+    adapter = tiny.randomise(attach(tiny.llama(), r=3, alpha=7, target_modules=["q_proj", "embed_tokens"]))
+    adapter.save(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    held = load_file(path)
+    save_file({rename(key): tensor for key, tensor in held.items()}, path)
+    assert_same(load_adapter(tiny.llama(), tmp_path).model, adapter.model)
+    save_file({rename(key): tensor for key, tensor in held.items()} | {key: held[key].clone() for key in held}, path)
+    with pytest.raises(ValueError, match=r"2 tensors for base_model\.model"):
+        load_adapter(tiny.llama(), tmp_path)
+
+
+def test_a_folder_of_adapters_names_them(tmp_path: Path) -> None:
+    for name in ("bob", "alice"):
+        attach(tiny.llama(), r=2).save(tmp_path / name)
+    with pytest.raises(ValueError, match="There are adapters in its folders alice, bob; give one of them"):
+        load_adapter(tiny.llama(), tmp_path)
 
 
 def test_on_a_bf16_base_the_two_agree_to_rounding(tmp_path: Path) -> None:

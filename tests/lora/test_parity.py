@@ -36,6 +36,10 @@ CASES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
         tiny.tied_llama,
         {"target_modules": ATTENTION, "trainable_token_indices": [3, 60, 17]},
     ),
+    "token rows of both": (
+        tiny.llama,
+        {"target_modules": ATTENTION, "trainable_token_indices": {"embed_tokens": [3, 60], "lm_head": [60, 5, 2]}},
+    ),
     "token rows, scaled and tied": (tiny.gemma3, {"target_modules": ATTENTION, "trainable_token_indices": [5, 2]}),
     "one layer": (tiny.llama, {"target_modules": ATTENTION, "layers_to_transform": 1, "layers_pattern": "layers"}),
     "regular expression": (tiny.llama, {"target_modules": r"model\.layers\.\d+\.mlp\.(up|down)_proj"}),

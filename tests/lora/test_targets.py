@@ -76,7 +76,11 @@ def test_the_modules_are_those_of_peft(make: Callable[[], Any], settings: dict[s
         ({"target_modules": ["q_proj"], "modules_to_save": ["lm_hed"]}, "Did you mean lm_head"),
         ({"target_modules": ["q_proj"], "trainable_token_indices": [61]}, "rows 0 to 60"),
         ({"target_modules": ["q_proj"], "trainable_token_indices": [4, 4]}, "more than once"),
-        ({"target_modules": ["q_proj"], "trainable_token_indices": {"embed": [4]}}, "no embedding"),
+        (
+            {"target_modules": ["q_proj"], "trainable_token_indices": {"embed": [4]}},
+            "no embedding.*model.embed_tokens, lm_head",
+        ),
+        ({"target_modules": "q_proj,v_proj"}, r"regular expression of whole names; names go in a list, \[q_proj"),
         ({"target_modules": ["embed_tokens"], "trainable_token_indices": [4]}, "choose one"),
         (
             {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "trainable_token_indices": [4]},

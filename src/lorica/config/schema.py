@@ -85,7 +85,8 @@ class LoraConfig(Section):
         None, description="Name of the list of layers that layers_to_transform counts in; null finds it"
     )
     trainable_token_indices: Indices | dict[Text, Indices] | None = Field(
-        None, description="Token ids whose embedding rows are trained; a mapping names the embedding module"
+        None,
+        description="Token ids whose embedding rows are trained; a mapping names the embedding, or an untied head",
     )
     bias: Literal["none"] = Field("none", description="Which biases are trained")
 

@@ -86,6 +86,14 @@ class NewRows:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The half of a tied pair that stays as it was while the other changes."""
+
+    def apply(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+@dataclass(frozen=True)
 class Changes:
     """`by_parameter`: a change for each parameter that is not the base's. `copies`: what PEFT saved of the base itself.
     `tied`: (embedding, head) parameter names if the base has one weight for both, and `untie` whether the fine-tune
@@ -148,6 +156,8 @@ def _low_rank(name: str, layer: LoraLayer, tensors: dict[str, Tensor]) -> LowRan
 def _take_head(found: dict[str, Change], tied: tuple[str, str]) -> bool:
     """Whether the fine-tune makes two weights of a tied pair; where not, the embedding's change is that of both."""
     untie = not _same(*(found.get(name) for name in tied))
+    for name in tied if untie else ():
+        found.setdefault(name, Kept())
     if not untie:
         found.pop(tied[1], None)
     return untie

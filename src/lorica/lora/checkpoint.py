@@ -7,6 +7,7 @@ file of llama.cpp's is read as the folder that PEFT would have of it.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,16 @@ from lorica.lora.adapter import Adapter, check_finite
 from lorica.lora.attach import build, check_bare, name_of
 from lorica.lora.from_gguf import read_as_peft
 from lorica.lora.layer import LoraEmbedding, LoraLayer
-from lorica.lora.peft_config import MAGNITUDE, PREFIX, ROWS, adapter_config, lora_config, pair_keys
-from lorica.lora.targets import Targets, find_targets, strength_of
-from lorica.lora.weights import is_embedding
+from lorica.lora.peft_config import (
+    MAGNITUDE,
+    PREFIX,
+    ROWS,
+    adapter_config,
+    canonical_key,
+    lora_config,
+    pair_keys,
+)
+from lorica.lora.targets import Targets, find_targets, strength_of, tied_pair
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PROVENANCE = ("base", "tokenizer", "template", "weights", "start")  # keys that say what an adapter belongs to
@@ -68,7 +76,7 @@ def adapter_tensors(adapter: Adapter, lane: int = 0) -> dict[str, Tensor]:
     for name, copied in adapter.copies.items():
         tensors |= {f"{PREFIX}{name}.{key}": value for key, value in copied.trained.named_parameters()}
     for name, part in adapter.rows.items():
-        if is_embedding(part.base):
+        if not part.shared:
             tensors[f"{PREFIX}{name}{ROWS}"] = part.rows
     return {key: tensor.detach() for key, tensor in tensors.items()}
 
@@ -126,7 +134,7 @@ def _check_settings(adapter: Adapter, config: LoraConfig, folder: Path, lane: in
                 f"the adapter in {folder} has the scale {saved:g} at {name}, and the one that is attached "
                 f"{attached:g}; attach one with its lora_alpha and use_rslora, or use lorica.load_adapter."
             )
-    rows = [part.tokens.tolist() for part in adapter.rows.values() if is_embedding(part.base)]
+    rows = [part.tokens.tolist() for part in adapter.rows.values() if not part.shared]
     saved_rows = config.trainable_token_indices or {}
     if rows != list(saved_rows.values() if isinstance(saved_rows, dict) else [saved_rows]):
         raise ValueError(f"the adapter in {folder} has rows of other tokens than the one that is attached.")
@@ -180,16 +188,27 @@ def read_weights(folder: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
                 "safetensors only. Load it once in PEFT, where you trust it, and save it again with "
                 "save_pretrained(safe_serialization=True)."
             )
-        raise ValueError(f"{folder} holds no {WEIGHTS}; it is no adapter folder in PEFT's format.")
+        inside = sorted(file.parent.name for file in folder.glob(f"*/{WEIGHTS}"))
+        hint = f" There are adapters in its folders {', '.join(inside[:5])}; give one of them." if inside else ""
+        raise ValueError(f"{folder} holds no {WEIGHTS}; it is no adapter folder in PEFT's format.{hint}")
     try:
         with safe_open(path, "pt") as file:
             metadata = json.loads((file.metadata() or {}).get("lorica", "{}"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {key: file.get_tensor(stored) for stored, key in _names(list(file.keys()), path).items()}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is damaged ({error}); restore it from a backup or train again.") from None
     if not isinstance(metadata, dict) or not all(isinstance(metadata.get(key, ""), str) for key in PROVENANCE):
         raise ValueError(f"{path} is damaged (its provenance is {str(metadata)[:80]}, no object of texts).")
     return metadata, tensors
+
+
+def _names(stored: list[str], path: Path) -> dict[str, str]:
+    """The names that PEFT gives to the tensors of a file. Raises ValueError where two would be one."""
+    names = {name: canonical_key(name) for name in stored}
+    [(name, times)] = Counter(names.values()).most_common(1) or [("", 1)]
+    if times > 1:
+        raise ValueError(f"{path} holds {times} tensors for {name}, of several adapters; write each to its own folder.")
+    return names
 
 
 def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], allow_other_base: bool) -> None:
@@ -212,7 +231,7 @@ def _check_base(folder: Path, metadata: dict[str, str], hashes: dict[str, str], 
 
 def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: Path) -> Targets:
     """The modules the config chooses, which must be those that the file holds tensors for."""
-    held = {key[len(PREFIX) :].rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key}
+    held = {key.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for key in tensors if ".lora_" in key}
     modules = dict(model.named_modules())
     strangers = sorted(name for name in held if name not in modules)
     if strangers:
@@ -220,7 +239,13 @@ def _targets(model: nn.Module, config: Any, tensors: dict[str, Tensor], folder: 
             f"the adapter in {folder} adapts {strangers[0]} and {len(strangers) - 1} more modules that "
             f"{type(model).__name__} does not have; it belongs to another model."
         )
-    return find_targets(model, config, every_name_matches=False)
+    targets = find_targets(model, config, every_name_matches=False)
+    for name in tied_pair(model) or ():  # PEFT's ensure_weight_tying names one half and writes both
+        if name in held and name not in targets.low_rank:
+            targets.low_rank.append(name)
+        if targets.copies and f"{PREFIX}{name}.weight" in tensors and name not in targets.copies:
+            targets.copies.append(name)
+    return targets
 
 
 def _fill(adapter: Adapter, tensors: dict[str, Tensor], folder: Path, lane: int = 0) -> None:
@@ -266,10 +291,12 @@ def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:
     if not missing and not unexpected:
         return
     lists = [("misses", missing), ("has unexpectedly", unexpected)]
+    whole = any(".lora_" not in key for key in unexpected)
+    told_of_base = ", or was made on a base with other embeddings" if whole else ""
     told = "; ".join(f"{verb} {len(keys)} tensors ({', '.join(sorted(keys)[:3])} ...)" for verb, keys in lists if keys)
     raise ValueError(
-        f"{part_of(folder, WEIGHTS)} {told}. It does not belong to this model and {CONFIG} (embeddings among them that "
-        "are not adapted: the adapter was made on a base with other embeddings); nothing was loaded."
+        f"{part_of(folder, WEIGHTS)} {told}. It does not belong to this model and {CONFIG}{told_of_base}; nothing was "
+        "loaded."
     )
 
 

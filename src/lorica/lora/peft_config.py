@@ -5,6 +5,7 @@ common ones, so that any reader builds the same adapter. Read strictly: a settin
 adapter computes and that this version does not have is refused by name.
 """
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,12 @@ from transformers.pytorch_utils import Conv1D
 from lorica.config.rules import broken_pattern
 from lorica.config.schema import LoraConfig
 from lorica.lora.adapter import Adapter
-from lorica.lora.weights import is_embedding
 
 PREFIX = "base_model.model."  # of the names of an adapter's tensors
 PAIR, EMBEDDING_PAIR = (".lora_A.weight", ".lora_B.weight"), (".lora_embedding_A", ".lora_embedding_B")
 MAGNITUDE, ROWS = ".lora_magnitude_vector", ".token_adapter.trainable_tokens_delta"
+WRAPPERS = re.compile(r"^module\.|(?<![^.])(_fsdp_wrapped_module|_checkpoint_wrapped_module|_orig_mod)\.")
+ADAPTER_NAME = re.compile(r"(\.lora_[AB]|\.lora_embedding_[AB]|\.trainable_tokens_delta)\.(?!weight$)[^.]+(\.weight)?$")
 _SAME_NAME = [
     "r",
     "target_modules",
@@ -52,8 +54,18 @@ _BOOKKEEPING = [
     "loftq_config",
     "eva_config",
     "corda_config",
+    "lora_ga_config",
+    "ensure_weight_tying",  # the files hold both halves of what it tied
 ]
 _STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def canonical_key(key: str) -> str:
+    """PEFT's name for a tensor that a trainer's state dict calls otherwise: with what FSDP, torch.compile or a
+    data-parallel wrapper put around modules, with the adapter's name, or without the prefix."""
+    key = WRAPPERS.sub("", key)
+    key = key if key.startswith("base_model.") else PREFIX + key
+    return ADAPTER_NAME.sub(r"\1\2", key)
 
 
 def pair_keys(module: str, embedding: bool) -> tuple[str, str]:
@@ -116,8 +128,7 @@ def _module_names(model: nn.Module, chosen: list[str]) -> list[str]:
 
 
 def _token_indices(adapter: Adapter) -> dict[str, list[int]] | None:
-    embeddings = {name: part for name, part in adapter.rows.items() if is_embedding(part.base)}
-    return {name: part.tokens.tolist() for name, part in embeddings.items()} or None
+    return {name: part.tokens.tolist() for name, part in adapter.rows.items() if not part.shared} or None
 
 
 def lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
@@ -136,7 +147,7 @@ def lora_config(values: dict[str, Any], path: Path) -> LoraConfig:
     if foreign:
         raise ValueError(
             f"{path} sets {', '.join(foreign)}, which changes what the adapter computes and which this version does "
-            "not have. Convert the adapter to plain LoRA with PEFT first."
+            "not have. Merge it into its base with PEFT (merge_and_unload), and use the merged model."
         )
     _check_start(values, path)
     # PEFT takes an empty list for none given, where its absence means the same

@@ -20,10 +20,11 @@ def patterns(config: LoraConfig) -> None:
 
 
 def names_an_embedding(ending: str, found: Collection[str], embeddings: Iterable[str]) -> None:
-    """Rows are trained of embeddings only."""
+    """Rows are trained of embeddings and of an output head with a weight of its own."""
     if not found:
         raise ValueError(
-            f'lora.trainable_token_indices names "{ending}", which is no embedding.{_nearest(ending, embeddings)}'
+            f'lora.trainable_token_indices names "{ending}", which is no embedding and no head with a weight of its '
+            f"own; it can name {', '.join(embeddings)}."
         )
 
 
@@ -60,10 +61,12 @@ def names_match(model: nn.Module, config: LoraConfig, low_rank: list[str]) -> No
 def something_is_left(model: nn.Module, config: LoraConfig, low_rank: list[str]) -> None:
     """An adapter has at least one low-rank pair."""
     if not low_rank:
+        text = isinstance(config.target_modules, str) and config.target_modules != "all-linear"
+        hint = " A text is a regular expression of whole names; names go in a list, [q_proj, v_proj]." if text else ""
         raise ValueError(
             f"no module is left to adapt: lora.target_modules = {config.target_modules!r} with lora.exclude_modules = "
             f"{config.exclude_modules!r} and lora.layers_to_transform = {config.layers_to_transform!r}. "
-            f"{type(model).__name__} has {_adaptable(model)}."
+            f"{type(model).__name__} has {_adaptable(model)}.{hint}"
         )
 
 

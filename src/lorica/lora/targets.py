@@ -32,7 +32,7 @@ def find_targets(model: nn.Module, config: LoraConfig, *, every_name_matches: bo
     """Resolve `config` against `model`.
 
     Raises ValueError for a broken pattern, when nothing is chosen, when what is chosen cannot be adapted, and, unless
-    told otherwise (PEFT does not mind), when a name or pattern of the config matches nothing.
+    told otherwise (PEFT does not mind), when a name or pattern matches nothing or half of a tied pair is chosen.
     """
     check.patterns(config)
     copies = _find_copies(model, config)
@@ -46,7 +46,7 @@ def find_targets(model: nn.Module, config: LoraConfig, *, every_name_matches: bo
     check.no_overlap(targets.low_rank, targets.copies, targets.rows)
     check.one_place_each(model, [*low_rank, *copies, *targets.rows])
     pair = tied_pair(model)
-    if pair is not None:
+    if pair is not None and every_name_matches:
         check.both_or_none(pair, low_rank, "target_modules")
         check.both_or_none(pair, copies, "modules_to_save")
     return targets
@@ -144,16 +144,21 @@ def _find_rows(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
     wanted = config.trainable_token_indices
     if wanted is None:
         return {}
-    embeddings = {name: module for name, module in model.named_modules() if is_embedding(module)}
+    inputs, outputs = _input_embeddings(model), _output_embeddings(model)
+    tied = tied_pair(model) is not None  # its head has the embedding's rows
+    tables = {
+        name: module
+        for name, module in model.named_modules()
+        if is_embedding(module) or (module is outputs and not tied and is_linear(module))
+    }
     if not isinstance(wanted, dict):
-        inputs = _input_embeddings(model)
-        wanted = {next(name for name, module in embeddings.items() if module is inputs): wanted}
+        wanted = {next(name for name, module in tables.items() if module is inputs): wanted}
     found: dict[str, list[int]] = {}
     for ending, tokens in wanted.items():
-        names = [name for name in embeddings if ends_with(name, [ending])]
-        check.names_an_embedding(ending, names, embeddings)
+        names = [name for name in tables if ends_with(name, [ending])]
+        check.names_an_embedding(ending, names, tables)
         for name in names:
-            check.tokens(name, tokens, vocabulary_of(embeddings[name]))
+            check.tokens(name, tokens, vocabulary_of(tables[name]))
             found[name] = list(tokens)  # in the user's order, in which PEFT stores the rows
     return found
 

@@ -33,11 +33,11 @@ class TrainableCopy(AdapterPart):
 
 
 class TrainableRows(AdapterPart):
-    """Some rows of an embedding, trained (PEFT's `trainable_token_indices`); for a tied head, the same rows as outputs.
+    """Some rows of an embedding or of an output head, trained (PEFT's `trainable_token_indices`).
 
     `rows`: (number of tokens, dim) fp32, the new values themselves rather than differences, which is how PEFT stores
     them. `tokens`: their ids, in the order of `rows`. A tied head is given the embedding's own `rows`, so that both
-    stay one parameter.
+    stay one parameter, which is the embedding's (`shared`).
     """
 
     tokens: Tensor
@@ -51,6 +51,7 @@ class TrainableRows(AdapterPart):
         slots[self.tokens] = torch.arange(len(tokens), device=device)
         self.register_buffer("slots", slots, persistent=False)  # (vocabulary,): index into rows, or -1
         self.rows = nn.Parameter(table_rows(base, self.tokens)) if rows is None else rows
+        self.shared = rows is not None
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.base(x)
