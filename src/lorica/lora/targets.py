@@ -149,7 +149,7 @@ def _find_rows(model: nn.Module, config: LoraConfig) -> dict[str, list[int]]:
     tables = {
         name: module
         for name, module in model.named_modules()
-        if is_embedding(module) or (module is outputs and not tied and is_linear(module))
+        if is_embedding(module) or (is_linear(module) and module is outputs and not tied)
     }
     if not isinstance(wanted, dict):
         wanted = {next(name for name, module in tables.items() if module is inputs): wanted}
