@@ -46,9 +46,6 @@ class Member:
         """Of what lies by rank along `dim`, what is of the trained pair."""
         return ranks if self.rank == self.layer.r else ranks.narrow(dim, 0, self.layer.r)
 
-    def parameters(self) -> list[nn.Parameter]:
-        return parameters_of(self.layer)
-
     def times_scale_(self, x: Tensor) -> Tensor:
         """`x`, a row or a matrix a lane, in place."""
         return x if isinstance(self.scale, float) and self.scale == 1.0 else x.mul_(self.scale)
