@@ -28,6 +28,8 @@ from transformers import (
     GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     Ministral3Config,
@@ -45,6 +47,10 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+    Qwen3_5ForCausalLM,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3MoeConfig,
@@ -185,6 +191,31 @@ def mixtral(**fields: Any) -> Any:
 def qwen3_moe(**fields: Any) -> Any:
     sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "head_dim": 6}
     return made(Qwen3MoeForCausalLM, Qwen3MoeConfig(**COMMON | sizes | fields))
+
+
+def qwen2_moe(**fields: Any) -> Any:
+    """Every token goes through shared experts too, whose layers are linear."""
+    sizes = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 20}
+    sizes |= {"shared_expert_intermediate_size": 28}
+    return made(Qwen2MoeForCausalLM, Qwen2MoeConfig(**COMMON | sizes | fields))
+
+
+def qwen3_5(**fields: Any) -> Any:
+    """A layer of linear attention, which sees past documents' ends, and one whose attention is gated."""
+    sizes = {"head_dim": 8, "linear_key_head_dim": 6, "linear_value_head_dim": 5, "linear_num_key_heads": 2}
+    sizes |= {"linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"]}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5, "mrope_section": [1, 1, 0]}
+    return made(Qwen3_5ForCausalLM, Qwen3_5TextConfig(**COMMON | sizes | {"rope_parameters": rope} | fields))
+
+
+def gated_attention(**fields: Any) -> Any:
+    return qwen3_5(**{"layer_types": ["full_attention"] * fields.get("num_hidden_layers", 2)} | fields)
+
+
+def lfm2(**fields: Any) -> Any:
+    """A layer of convolution, which sees past documents' ends, and one of attention."""
+    layers = {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
+    return made(Lfm2ForCausalLM, Lfm2Config(**COMMON | layers | fields))
 
 
 def made(kind: Callable[[Any], Any], config: Any) -> Any:

@@ -1,5 +1,6 @@
 """One model and adapter computed both ways: by transformers' own layers and autograd, and by lean layers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,6 +86,21 @@ def sides(make: Any = tiny_models.llama, batch: Batch | None = None, **lora: Any
     if batch is not None and adapter.config.dropout:
         adapter.token_keys.keys = token_keys(0, 1, torch.tensor(0), batch.position_ids[0])
     return Sides(model, adapter, body)
+
+
+def kept_bytes(model: Any, compute: Callable[[], Tensor]) -> int:
+    """Bytes of the distinct storages that autograd keeps for `compute`, the model's parameters aside."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = compute()
+    assert y.requires_grad
+    return sum(size for address, size in storages.items() if address not in own)
 
 
 def relative_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from both_ways import Sides, batch_of, relative_difference, sides
-from torch import Tensor
+from both_ways import batch_of, kept_bytes, relative_difference, sides
 
 import tiny_models as tiny
-from lorica.lean import LayerShape, LeanLayer, Policy, saved_bytes
+from lorica.lean import LayerShape, Policy, saved_bytes
 
 POLICIES = {
     "attention": Policy("attention"),
@@ -46,32 +45,31 @@ def test_policies_mix_layer_by_layer() -> None:
     assert relative_difference(found, kept) < 1e-6
 
 
-def kept_for_backward(both: Sides, batch: Any) -> int:
-    """Bytes of the distinct storages that autograd keeps for the layers, parameters aside."""
-    storages: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    own = {p.untyped_storage().data_ptr() for p in both.model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        x = both.hidden_before_norm(batch)
-    assert x.requires_grad
-    return sum(size for address, size in storages.items() if address not in own)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("policy", [Policy(), *POLICIES.values()], ids=["all", *POLICIES])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def test_saved_bytes_are_the_formulas(make: Any, policy: Policy, dtype: torch.dtype) -> None:
     both, batch = sides(lambda: make().to(dtype)), batch_of()
     both.keep(policy)
-    layers = [layer for layer in both.body.layers if isinstance(layer, LeanLayer)]
-    tokens = batch.input_ids.numel()
-    expected = sum(saved_bytes(layer.shape, policy, tokens, dtype) for layer in layers)
-    on_host = sum(tokens * layer.shape.hidden * dtype.itemsize for layer in layers) if policy.offload else 0
-    assert kept_for_backward(both, batch) == expected + on_host
+    tokens, shape = batch.input_ids.numel(), shape_of(both.model.config)
+    on_host = tokens * shape.hidden * dtype.itemsize if policy.offload else 0
+    kept = kept_bytes(both.model, lambda: both.hidden_before_norm(batch))
+    assert kept == 2 * (saved_bytes(shape, policy, tokens, dtype) + on_host)
+
+
+def shape_of(config: Any) -> LayerShape:
+    """Of a layer lean in both halves."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    normed = config.model_type.startswith("gemma")
+    return LayerShape(
+        config.hidden_size,
+        config.num_attention_heads * head,
+        config.num_key_value_heads * head,
+        config.intermediate_size,
+        config.num_attention_heads,
+        normed_attention=normed,
+        normed_mlp=normed,
+    )
 
 
 def test_a_llama_layer_keeps_what_the_design_says() -> None:

@@ -20,7 +20,6 @@ from lorica.planning.model import PlannedModel
 from lorica.planning.rehearsal import Rehearsal
 from lorica.planning.step import StepRunner
 from lorica.planning.whole import Rehearsed, WholeStep, whole_step
-from lorica.training.engine import HeadedEngine
 from lorica.training.feed import make_step
 from lorica.training.subject import subject_of
 
@@ -62,7 +61,7 @@ def counted(
             model, _ = read_packed(Path(folder), weight_files(Path(folder)), config, dtype, run.model.weights)
     adapter = attach(model, run.lora, seed=0) if run.method == "lora" else None
     subject = subject_of(model, adapter, run.system.checkpointing == "full", run.system.engine)
-    if isinstance(subject.engine, HeadedEngine) and subject.engine.body is not None:
+    if subject.engine.body is not None:
         subject.engine.body.set_policies(policies)
     ledger = Ledger("cpu")
     StepRunner(subject, run.train).run(make_step(rows, list(range(len(rows))), capacity, 0), ledger)

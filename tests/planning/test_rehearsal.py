@@ -29,6 +29,11 @@ def test_lean_layers_under_mixed_policies(name: str) -> None:
     assert abs(difference(name, run_config(), [INPUT, ATTENTION, ALL, ALL])) < 0.01
 
 
+@pytest.mark.parametrize("name", ["mixtral", "gated_attention"])
+def test_layers_lean_in_half_under_mixed_policies(name: str) -> None:
+    assert abs(difference(name, run_config(), [INPUT, ATTENTION, ALL, ALL])) < 0.01
+
+
 def test_the_models_own_layers() -> None:
     assert abs(difference("gpt2", run_config(), [ALL] * 4)) < 0.01
 
@@ -53,6 +58,12 @@ SLOW = [
 ] + [
     ("mixtral", {}, [ALL] * 3, {}),
     ("qwen3_moe", {}, [ALL] * 3, {}),
+    ("mixtral", {}, [INPUT] * 4, {}),
+    ("qwen2_moe", {}, [CHUNKS, ATTENTION, ALL, ALL], {}),
+    ("gated_attention", {"lora": {"r": 4, "dropout": 0.1}}, [Policy("all", mlp_tokens=16)] * 4, {"capacity": 90}),
+    ("qwen3_5", {}, [INPUT, ALL], {}),
+    ("lfm2", {}, [ALL] * 2, {}),
+    ("llama", {"lora": {"r": 4, "modules_to_save": ["1.mlp"]}}, [INPUT] * 3, {}),
     ("llama", {"lora": {"r": 4, "use_dora": True}}, [ALL] * 4, {}),
     ("llama", {"lora": {"r": 4, "init_lora_weights": "olora"}}, [ATTENTION] * 4, {}),
     ("llama", {"lora": {"r": 4, "modules_to_save": ["lm_head"]}}, [ALL] * 3, {}),

@@ -167,7 +167,9 @@ class SystemConfig(Section):
         " attention's result, their input, that on the host (offload), or go in pieces (chunks)",
     )
     engine: Literal["auto", "plain"] = Field(
-        "auto", description="auto fuses the layers it knows and takes the loss in chunks; plain is the model's own code"
+        "auto",
+        description="auto fuses the layers and halves of layers that it knows and takes the loss in chunks; plain is"
+        " the model's own code",
     )
     threads: Annotated[int, Field(ge=1, le=4096)] | Auto = Field("auto", description="CPU threads of torch")
     checkpoint_every: Count | Auto = Field("auto", description="Steps between checkpoints that a run can resume from")

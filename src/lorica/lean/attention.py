@@ -6,7 +6,7 @@ again.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from lorica.kernels.attention import attention, attention_backward
 from lorica.lean.group import Group
 from lorica.lean.norm import Norm
 from lorica.lean.pack import Pack
+from lorica.lean.policy import Keep
 from lorica.lean.residual import Residual
 
 
@@ -70,22 +71,35 @@ class Attention:
 
     def forward(self, x: Tensor, pack: Pack) -> tuple[Tensor, AttentionKept]:
         """`x`: (rows, hidden). Returns the half's output and what its backward pass needs."""
-        q, k, v = self.qkv.forward(self.residual.normalised(x), pack)
-        out, lse = attention(*self.heads(q, k, v, pack), pack.documents, self.scale, self.window, self.softcap)
-        out = out.flatten(1)
-        return self.joined(x, AttentionKept(q, k, v, out, lse, None), pack)
+        return self.joined(x, self.attended(x, (), pack), pack)
 
-    def again(self, x: Tensor, out: Tensor, lse: Tensor, pack: Pack) -> tuple[Tensor, AttentionKept]:
-        """As `forward`, from a kept output of attention."""
+    def attended(self, x: Tensor, part: tuple[Any, ...], pack: Pack) -> AttentionKept:
+        """All but `added`, from attention's kept output or without."""
         q, k, v = self.qkv.forward(self.residual.normalised(x), pack)
-        if self.q_norm is None:
-            self.heads(q, k, v, pack)
-        return self.joined(x, AttentionKept(q, k, v, out, lse, None), pack)
+        if part:
+            out, lse = part
+            if self.q_norm is None:
+                self.heads(q, k, v, pack)
+            return AttentionKept(q, k, v, out, lse, None)
+        out, lse = attention(*self.heads(q, k, v, pack), pack.documents, self.scale, self.window, self.softcap)
+        return AttentionKept(q, k, v, out.flatten(1), lse, None)
 
     def joined(self, x: Tensor, kept: AttentionKept, pack: Pack) -> tuple[Tensor, AttentionKept]:
-        [added] = self.o.forward(kept.out, pack)
+        """The half's output."""
+        [added] = self.o.forward(kept.out, pack) if kept.added is None else [kept.added]
         y, added_kept = self.residual.add(x, added)
         return y, kept._replace(added=added_kept)
+
+    def part(self, kept: AttentionKept, keep: Keep) -> tuple[Any, ...]:
+        """What of it is kept."""
+        return {"all": kept, "attention": (kept.out, kept.lse), "input": ()}[keep]
+
+    def whole(self, x: Tensor, part: tuple[Any, ...], pack: Pack) -> AttentionKept:
+        """What `forward` kept from a part of it, without the product by `o` that nobody would read."""
+        if len(part) == len(AttentionKept._fields):
+            return AttentionKept(*part)
+        kept = self.attended(x, part, pack)
+        return kept if self.residual.post is None else kept._replace(added=self.o.forward(kept.out, pack)[0])
 
     def heads(self, q: Tensor, k: Tensor, v: Tensor, pack: Pack) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v as attention reads them, (rows, heads, dim): normed in new memory, or else turned where they lie."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from lorica.lean.body import LeanBody, PlainLayer
-from lorica.lean.layer import LeanLayer
+from lorica.lean.body import Layer, LeanBody
+from lorica.lean.own import PlainLayer
 from lorica.lean.probe import Probe
 from lorica.lean.recognise import TOLERANCE, Trial, difference, lean_layer
 from lorica.lean.structure import NotLeanError
@@ -23,13 +24,13 @@ def find_body(model: nn.Module, lanes: int = 1, verify: bool = True) -> LeanBody
     nothing is compared: for a model without weights, whose structure alone is asked for.
 
     Raises NotLeanError, with the reason, for a model that is something else than embeddings, decoder layers and a norm,
-    or none of whose layers can be lean.
+    or none of whose layers can be lean, nor half of one.
     """
     probe = Probe(model, lanes, verify)
     layers = [_layer(i, layer, probe) for i, layer in enumerate(probe.layers)]
     tables = [probe.rotary(number) for number in range(len(probe.tables))]
     body = LeanBody(probe.embedding, probe.multiplier, tables, layers, probe.final, probe.masks)
-    if not any(isinstance(layer, LeanLayer) for layer in layers):
+    if all(isinstance(layer, PlainLayer) for layer in layers):
         raise NotLeanError(body.description)
     if not verify:
         return body
@@ -41,13 +42,13 @@ def find_body(model: nn.Module, lanes: int = 1, verify: bool = True) -> LeanBody
     return body
 
 
-def _layer(i: int, layer: nn.Module, probe: Probe) -> LeanLayer | PlainLayer:
+def _layer(i: int, layer: nn.Module, probe: Probe) -> Layer:
     call = probe.calls[i]
     try:
         if len(call.args) != 1:
             raise NotLeanError("it is called with more than hidden states and keywords")
         kwargs: dict[str, Any] = call.kwargs
-        trial = Trial(layer, call.input, kwargs, probe.pack(), probe.table_of(i), probe.window(i))
-        return lean_layer(trial, probe.verify)
+        window, own = partial(probe.window, i), partial(probe.own, layer=i)
+        return lean_layer(Trial(layer, call.input, kwargs, probe.pack, probe.table_of(i), window, own), probe.verify)
     except NotLeanError as error:
-        return PlainLayer(layer, probe.arguments(i), str(error))
+        return PlainLayer(probe.own(call, i), str(error))

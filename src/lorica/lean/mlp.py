@@ -6,13 +6,14 @@ norm follows it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from lorica.kernels import gated, gated_backward
 from lorica.lean.group import Group
 from lorica.lean.pack import Pack
+from lorica.lean.policy import Keep
 from lorica.lean.residual import Residual
 
 
@@ -44,8 +45,14 @@ class Mlp:
         y, added_kept = self.residual.add(x, added)
         return y, MlpKept(gate, up, added_kept)
 
-    def again(self, x: Tensor, pack: Pack) -> MlpKept:
-        """What `forward` kept, without the product by `down` that nobody would read."""
+    def part(self, kept: MlpKept, keep: Keep) -> tuple[Any, ...]:
+        """What of it is kept."""
+        return kept if keep == "all" else ()
+
+    def whole(self, x: Tensor, part: tuple[Any, ...], pack: Pack) -> MlpKept:
+        """What `forward` kept from a part of it, without the product by `down` that nobody would read."""
+        if part:
+            return MlpKept(*part)
         gate, up = self._gate_up(x, pack)
         if self.residual.post is None:
             return MlpKept(gate, up, None)

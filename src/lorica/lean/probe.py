@@ -4,16 +4,17 @@ called."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lorica.kernels.documents import Documents
-from lorica.lean.body import Inputs
-from lorica.lean.pack import Pack
+from lorica.lean.own import Arguments, OwnModule
+from lorica.lean.pack import Inputs, Pack
 from lorica.lean.structure import NotLeanError
-from lorica.lean.trace import Call, recorded, same
+from lorica.lean.trace import Call, first, recorded, same
 from lorica.lora.weights import vocabulary_of
 from lorica.models.decoder import decoder_layers, decoder_of
 
@@ -82,17 +83,20 @@ class Probe:
                 return call.module
         raise NotLeanError("the final hidden states are not the norm of the last layer's output")
 
+    @cached_property
     def pack(self) -> Pack:
-        tables = tuple((c.output[0].flatten(0, 1), c.output[1].flatten(0, 1)) for c in self.tables)
-        return Pack(self.documents, len(self.input_ids), tables)
+        tables = [call.output for call in self.tables]
+        masks = self.masks(self.calls[0].input, self.position_ids)
+        return Pack.of(Inputs(self.position_ids, tables, masks), self.documents)
 
     def rotary(self, number: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Rotary embedding `number`: cosines and sines (lanes, tokens, width) from hidden states and position ids."""
-        call = self.tables[number]
+        module = self.tables[number].module
+        arguments = self.arguments(self.tables[number])
 
         def table(hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-            args, kwargs = self._replaced(call, Inputs(hidden, position_ids, [], None))
-            found: tuple[Tensor, Tensor] = call.module(*args, **kwargs)
+            args, kwargs = arguments(hidden, Inputs(position_ids, [], None))
+            found: tuple[Tensor, Tensor] = module(*args, **kwargs)
             return found
 
         table(self.calls[0].input, self.position_ids)
@@ -100,34 +104,43 @@ class Probe:
 
     def table_of(self, layer: int) -> int | None:
         """The number of the rotary embedding that a layer is given."""
-        given = self.calls[layer].kwargs.values()
-        return next((i for i, table in enumerate(self.tables) if any(v is table.output for v in given)), None)
+        given = [self._number(value) for value in self.calls[layer].kwargs.values()]
+        return next((number for number in given if number is not None), None)
 
-    def arguments(self, layer: int) -> Callable[[Inputs], dict[str, Any]]:
-        """What the model calls a layer with beside hidden states, for other tokens."""
-        call, number = self.calls[layer], self.table_of(layer)
-        return lambda inputs: self._replaced(call, inputs, number, layer)[1]
+    def own(self, call: Call, layer: int) -> OwnModule:
+        """What the model calls in a layer, for other tokens."""
+        given = [*call.args, *call.kwargs.values()]
+        masked = any(isinstance(value, Tensor) and value.dim() == 4 for value in given)
+        return OwnModule(call.module, self.arguments(call, layer), masked)
 
-    def _replaced(
-        self, call: Call, inputs: Inputs, table: int | None = None, layer: int | None = None
-    ) -> tuple[list[Any], dict[str, Any]]:
-        def replaced(name: str, value: Any) -> Any:
-            if isinstance(value, tuple) and table is not None and value is self.tables[table].output:
+    def arguments(self, call: Call, layer: int | None = None) -> Arguments:
+        """What a module is called with, for other tokens. Raises NotLeanError."""
+
+        def replaced(name: str, value: Any, hidden: Tensor, inputs: Inputs) -> Any:
+            table = self._number(value)
+            if table is not None:
                 return inputs.tables[table]
             if isinstance(value, Tensor) and value.shape == self.position_ids.shape and not value.is_floating_point():
                 return inputs.position_ids
             if isinstance(value, Tensor) and self._is_positions(value):
                 return inputs.position_ids.expand(len(value), -1, -1)
-            if isinstance(value, Tensor) and value.shape == self.calls[0].input.shape:
-                return inputs.hidden
+            if isinstance(value, Tensor) and same(value, call.input):
+                return hidden
             if isinstance(value, Tensor) and layer is not None and value.dim() == 4:
                 return mask_of(inputs.masks, self.decoder.config, layer)
             if isinstance(value, Tensor | tuple | list | dict):
                 raise NotLeanError(f"{name} of {type(call.module).__name__} is something unknown")
             return value
 
-        args = [replaced(str(i), value) for i, value in enumerate(call.args)]
-        return args, {name: replaced(name, value) for name, value in call.kwargs.items()}
+        def arguments(hidden: Tensor, inputs: Inputs) -> tuple[list[Any], dict[str, Any]]:
+            args = [replaced(str(i), value, hidden, inputs) for i, value in enumerate(call.args)]
+            return args, {name: replaced(name, value, hidden, inputs) for name, value in call.kwargs.items()}
+
+        return arguments
+
+    def _number(self, value: Any) -> int | None:
+        """Of the rotary embedding that gave it."""
+        return next((i for i, table in enumerate(self.tables) if value is table.output), None)
 
     def _is_positions(self, value: Tensor) -> bool:
         """Whether it says the tokens' positions several times: text's are the same in time, height and width."""
@@ -150,12 +163,6 @@ class Probe:
             raise NotLeanError("its attention is chunked")
         slides = types is None or types[layer] == "sliding_attention"
         return getattr(config, "sliding_window", None) if slides else None
-
-
-def first(output: Any) -> Tensor:
-    """The hidden states among what a layer returned."""
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
 
 
 def mask_of(masks: Any, config: Any, layer: int) -> Any:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,11 +12,21 @@ from torch import Tensor, nn
 from lorica.lean.attention import Attention, Rotary
 from lorica.lean.layer import LeanLayer
 from lorica.lean.mlp import Mlp
+from lorica.lean.own import HalfLeanLayer, OwnHalf, OwnModule
 from lorica.lean.pack import Pack
-from lorica.lean.policy import LayerShape
 from lorica.lean.residual import Residual
-from lorica.lean.structure import NotLeanError, Parts, constant, find_parts, group_of
-from lorica.lean.trace import parts_of, recorded
+from lorica.lean.structure import (
+    AttentionParts,
+    HalfParts,
+    MlpParts,
+    NotLeanError,
+    constant,
+    find_attention,
+    find_halves,
+    find_mlp,
+    group_of,
+)
+from lorica.lean.trace import Call, first, parts_of, recorded
 
 # Relative differences of results computed in another order; a wrong mask, scale or norm differs by far more.
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
@@ -24,77 +34,109 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.bfloat16: 5e-2, tor
 
 @dataclass(frozen=True)
 class Trial:
-    """A layer of the model, and what the model calls it with for the documents of `pack`."""
+    """A layer of the model, and what the model calls it with for the documents of `pack`. `window` gives that of its
+    attention, or raises NotLeanError for attention of another kind; `own` makes what calls a part of it again."""
 
     layer: nn.Module
     x: Tensor  # (lanes, tokens, hidden)
     kwargs: dict[str, Any]
     pack: Pack
     table: int | None
-    window: int | None
+    window: Callable[[], int | None]
+    own: Callable[[Call], OwnModule]
 
     def original(self, x: Tensor) -> Tensor:
-        y = self.layer(x, **self.kwargs)
-        found: Tensor = y[0] if isinstance(y, tuple) else y
-        return found
+        return first(self.layer(x, **self.kwargs))
+
+    @property
+    def multiplier(self) -> float:
+        return float(constant(self.layer, "residual_multiplier", 1.0))
 
 
-def lean_layer(trial: Trial, verify: bool = True) -> LeanLayer:
-    """The lean layer that gives the original's own output and gradients; without `verify`, the likeliest. Raises
+def lean_layer(trial: Trial, verify: bool = True) -> LeanLayer | HalfLeanLayer:
+    """The leanest layer that gives the original's own output and gradients; without `verify`, the likeliest. Raises
     NotLeanError."""
     with torch.no_grad(), recorded(parts_of(trial.layer)) as calls:
         trial.original(trial.x)
-    parts = find_parts(trial.layer, trial.x, calls)
-    errors = []
-    for candidate in candidates(trial, parts):
+    reasons = []
+    for candidate in candidates(trial, find_halves(trial.layer, trial.x, calls)):
         if not verify:
             return candidate
-        with torch.no_grad():
-            expected = trial.original(trial.x).flatten(0, 1)
-            errors.append(difference(candidate.forward(trial.x.flatten(0, 1), trial.pack), expected))
-        if errors[-1] < TOLERANCE[trial.x.dtype]:
-            check_gradients(trial, candidate)
+        try:
+            check(trial, candidate)
+        except NotLeanError as error:
+            reasons.append(str(error))
+        else:
             return candidate
-    raise NotLeanError(f"its output differs by {min(errors):.1e} from every known kind of layer's")
+    raise NotLeanError(reasons[0])
 
 
-def candidates(trial: Trial, parts: Parts) -> Iterator[LeanLayer]:
-    """Every lean layer that these parts can make, the likeliest first."""
-    hidden, width = trial.x.shape[-1], parts.down.input.shape[-1]
+def candidates(trial: Trial, halves: list[HalfParts]) -> Iterator[LeanLayer | HalfLeanLayer]:
+    """Every layer that these halves can make, both lean before one alone, and each time the likeliest first. Raises
+    NotLeanError for halves neither of which can be."""
+    first_half, second_half = halves
+    attentions, why_attention = found(lambda: attention_candidates(trial, find_attention(first_half)))
+    mlps, why_mlp = found(lambda: mlp_candidates(trial, find_mlp(second_half)))
+    if not attentions and not mlps:
+        raise NotLeanError(f"{why_attention}; {why_mlp}")
+    for attention in attentions:
+        for mlp in mlps:
+            yield LeanLayer(attention, mlp)
+    for mlp in mlps:
+        reason = f"{first_half.names} is the model's own: {why_attention}"
+        yield HalfLeanLayer(trial.layer, (own_half(trial, first_half), mlp), reason)
+    for attention in attentions:
+        reason = f"{second_half.names} is the model's own: {why_mlp}"
+        yield HalfLeanLayer(trial.layer, (attention, own_half(trial, second_half)), reason)
+
+
+T = TypeVar("T")
+
+
+def found(make: Callable[[], Iterable[T]]) -> tuple[list[T], str]:
+    """Candidates for a half, or none; and why it is not lean if none of them is it."""
+    try:
+        return list(make()), "it computes something else than it seems to"
+    except NotLeanError as error:
+        return [], str(error)
+
+
+def attention_candidates(trial: Trial, parts: AttentionParts) -> Iterator[Attention]:
     owner = trial.layer.get_submodule(parts.qkv[0].name.rpartition(".")[0])
     head_dim = constant(owner, "head_dim", None)
     if head_dim is None:
         raise NotLeanError("its attention names no head_dim")
     query, key = head_features(parts, head_dim)
-    multiplier = float(constant(trial.layer, "residual_multiplier", 1.0))
-    softcap = float(constant(owner, "attn_logit_softcapping", 0.0))
-    norms = parts.norms
-    mlp = Mlp(
-        group_of(parts.gate_up, (width, width)),
-        group_of([parts.down], ()),
-        Residual(norms.before_mlp, norms.after_mlp, multiplier),
-        parts.activation,
-        parts.up_first,
-    )
-    posts = sum(norm is not None for norm in (norms.after_attention, norms.after_mlp))
-    shape = LayerShape(hidden, query, key, width, query // head_dim, posts)
+    window = trial.window()
     for rotary in rotaries(trial, owner):
-        attention = Attention(
+        yield Attention(
             qkv=group_of(parts.qkv, (query, key, key)),
             o=group_of([parts.o], ()),
-            residual=Residual(norms.before_attention, norms.after_attention, multiplier),
-            q_norm=norms.q,
-            k_norm=norms.k,
+            residual=Residual(parts.pre, parts.post, trial.multiplier),
+            q_norm=parts.q_norm,
+            k_norm=parts.k_norm,
             head_dim=head_dim,
             scale=float(constant(owner, "scaling", head_dim**-0.5)),
             rotary=rotary,
-            window=trial.window,
-            softcap=softcap,
+            window=window,
+            softcap=float(constant(owner, "attn_logit_softcapping", 0.0)),
         )
-        yield LeanLayer(attention, mlp, shape)
 
 
-def head_features(parts: Parts, head_dim: int) -> tuple[int, int]:
+def mlp_candidates(trial: Trial, parts: MlpParts) -> Iterator[Mlp]:
+    width = parts.down.input.shape[-1]
+    residual = Residual(parts.pre, parts.post, trial.multiplier)
+    gate_up, down = group_of(parts.gate_up, (width, width)), group_of([parts.down], ())
+    for activation, up_first in parts.activations:
+        yield Mlp(gate_up, down, residual, activation, up_first)
+
+
+def own_half(trial: Trial, half: HalfParts) -> OwnHalf:
+    pre, post = (None if call is None else call.module for call in (half.pre, half.post))
+    return OwnHalf([trial.own(call) for call in half.modules], pre, post, trial.multiplier)
+
+
+def head_features(parts: AttentionParts, head_dim: int) -> tuple[int, int]:
     """The features of all query heads, and of all key heads. Raises NotLeanError where values have other sizes."""
     query, outputs = parts.o.input.shape[-1], [call.output.shape[-1] for call in parts.qkv]
     key = (outputs[0] - query) // 2 if len(outputs) == 1 else outputs[1]
@@ -114,8 +156,13 @@ def rotaries(trial: Trial, attention: nn.Module) -> list[Rotary | None]:
     return kinds if constant(attention, "use_rope", True) else [None, *kinds]
 
 
-def check_gradients(trial: Trial, lean: LeanLayer) -> None:
-    """Raises NotLeanError if any gradient differs from autograd's through the original layer."""
+def check(trial: Trial, lean: LeanLayer | HalfLeanLayer) -> None:
+    """Raises NotLeanError if the output or any gradient differs from the original layer's."""
+    with torch.no_grad():
+        y = lean(trial.x.flatten(0, 1), trial.pack)
+        error = difference(y, trial.original(trial.x).flatten(0, 1))
+    if not error < TOLERANCE[trial.x.dtype]:
+        raise NotLeanError(f"its output differs by {error:.1e} from every known kind of layer's")
     generator = torch.Generator().manual_seed(0)
     dy = torch.randn(trial.x.shape, generator=generator).to(trial.x)
     parameters = [parameter for parameter in trial.layer.parameters() if parameter.requires_grad]

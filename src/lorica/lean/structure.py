@@ -1,13 +1,15 @@
 """The parts of a decoder layer, recognised by how data flows through them while it runs, never by their names.
 
-Linear layers that read one tensor are a group. A decoder layer that can be lean has four: the first reads q, k and v
-(or all three fused), the second attention's output, the third gate and up (or both fused), the last their product. A
-norm is known by the group whose input it gives or whose output it takes. What this cannot tell, such as how heads are
-turned, is left to trying (`lorica.lean.recognise`).
+A layer is two halves, `y = x + m * post(f(pre(x)))`, where f is a module, or several that read one tensor. A norm is
+known by the module whose input it gives or whose output it takes. Inside a half, linear layers that read one tensor are
+a group: attention has two, the first of q, k and v (or all three fused), the second of attention's output; a gated MLP
+has gate and up (or both fused), and what reads their product. What this cannot tell, such as how heads are turned, is
+left to trying (`lorica.lean.recognise`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,59 +27,138 @@ from lorica.lora.trainable import TrainableCopy, TrainableRows
 
 
 class NotLeanError(Exception):
-    """Why a layer, or a model, is not one that a lean layer can stand in for."""
+    """Why a model, a layer or half of one is none that a lean one can stand in for."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """The modules of a layer by what they do."""
+class HalfParts:
+    """The modules of a half, the norms before and after them, and what they call inside."""
+
+    modules: list[Call]
+    pre: Call | None
+    post: Call | None
+    inside: list[Call]
+
+    @property
+    def names(self) -> str:
+        return " and ".join(call.name for call in self.modules)
+
+
+@dataclass(frozen=True)
+class AttentionParts:
+    """The modules of attention by what they do."""
 
     qkv: list[Call]
     o: Call
-    gate_up: list[Call]
-    down: Call
-    norms: Norms
-    activation: str
-    up_first: bool
+    pre: Norm | None
+    post: Norm | None
+    q_norm: Norm | None
+    k_norm: Norm | None
 
 
 @dataclass(frozen=True)
-class Norms:
-    before_attention: Norm | None
-    after_attention: Norm | None
-    before_mlp: Norm | None
-    after_mlp: Norm | None
-    q: Norm | None
-    k: Norm | None
+class MlpParts:
+    """The modules of a gated MLP by what they do, and the activations that it may have, each with whether the first of
+    the pair, or the first half of a fused one, is up."""
+
+    gate_up: list[Call]
+    down: Call
+    pre: Norm | None
+    post: Norm | None
+    activations: list[tuple[str, bool]]
 
 
-def find_parts(layer: nn.Module, x: Tensor, calls: list[Call]) -> Parts:
-    """The parts of `layer`, from the calls it made when given hidden states `x`. Raises NotLeanError."""
-    check_frozen(layer)
-    groups = by_shared_input([call for call in calls if is_linear(call.module)])
-    if [len(group) for group in groups] not in ([3, 1, 2, 1], [1, 1, 2, 1], [3, 1, 1, 1], [1, 1, 1, 1]):
+def find_halves(layer: nn.Module, x: Tensor, calls: list[Call]) -> list[HalfParts]:
+    """The two halves of `layer`, from the calls it made when given hidden states `x`. Raises NotLeanError."""
+    outer = [call for call in calls if "." not in call.name and not same(call.input, call.hidden)]
+    norms = [call for call in outer if looks_like_norm(call.module)]
+    groups = by_shared_input([call for call in outer if call not in norms])
+    if len(groups) != 2:
+        check_frozen("", layer)
+        raise NotLeanError(f"its {', '.join(call.name for call in outer)} are not two halves between RMS norms")
+    halves = []
+    for modules in groups:
+        pre = next((call for call in norms if same(call.output, modules[0].input)), None)
+        post = next((call for call in norms if same(call.input, modules[0].hidden)), None)
+        within = tuple(f"{call.name}." for call in modules)
+        halves.append(HalfParts(modules, pre, post, [call for call in calls if call.name.startswith(within)]))
+    left = [call for call in norms if not any(call in (half.pre, half.post) for half in halves)]
+    if left:
+        raise NotLeanError(f"its {left[0].name} norms something else than a half's input or output")
+    check_nothing_left(layer, "", outer)
+    if not same((halves[0].pre or halves[0].modules[0]).input, x):
+        raise NotLeanError(f"its {halves[0].names} reads something else than the layer's input or its norm")
+    return halves
+
+
+def find_attention(half: HalfParts) -> AttentionParts:
+    """Raises NotLeanError."""
+    pre, post = known_norms(half)
+    qkv, [o] = linear_groups(half, [[3, 1], [1, 1]])
+    inner = [call for call in half.inside if looks_like_norm(call.module)]
+    reading = [[norm for norm in inner if begin_together(norm.input, call.output)] for call in qkv[:2]]
+    q, k = ([*found, None][0] for found in (reading if len(qkv) == 3 else [[], []]))
+    check_nothing_left(half.modules[0].module, half.names, [*qkv, o, q, k])
+    return AttentionParts(qkv, o, pre, post, known_norm(q), known_norm(k))
+
+
+def find_mlp(half: HalfParts) -> MlpParts:
+    """Raises NotLeanError."""
+    pre, post = known_norms(half)
+    gate_up, [down] = linear_groups(half, [[2, 1], [1, 1]])
+    check_nothing_left(half.modules[0].module, half.names, [*gate_up, down])
+    return MlpParts(gate_up, down, pre, post, find_activations(half.inside, gate_up, down))
+
+
+def known_norms(half: HalfParts) -> tuple[Norm | None, Norm | None]:
+    """Those around a half that is one module, all of it frozen."""
+    if len(half.modules) > 1:
+        raise NotLeanError(f"{half.names} are added up")
+    for call in (*half.modules, half.pre, half.post):
+        if call is not None:
+            check_frozen(f"{call.name}", call.module)
+    return known_norm(half.pre), known_norm(half.post)
+
+
+def known_norm(call: Call | None) -> Norm | None:
+    norm = None if call is None else find_norm(call.module)
+    if call is not None and norm is None:
+        raise NotLeanError(f"its {call.name} is no RMS norm that is known")
+    return norm
+
+
+def check_frozen(prefix: str, module: nn.Module) -> None:
+    """Only low-rank pairs may be trained: nothing here has a gradient for anything else."""
+    for name, part in module.named_modules(prefix=prefix):
+        if isinstance(part, TrainableCopy | TrainableRows):
+            raise NotLeanError(f"its {name} is trained whole")
+        own = [] if isinstance(part, LoraLinear) else part.parameters(recurse=False)
+        if any(parameter.requires_grad for parameter in own):
+            raise NotLeanError(f"its {name or 'own weight'} is trained")
+
+
+def check_nothing_left(whole: nn.Module, prefix: str, parts: Sequence[Call | None]) -> None:
+    """Every parameter of a module belongs to a part."""
+    known = {id(parameter) for call in parts if call is not None for parameter in call.module.parameters()}
+    for name, parameter in whole.named_parameters(prefix=prefix):
+        if id(parameter) not in known:
+            raise NotLeanError(f"its {name} belongs to no part that is known")
+
+
+def linear_groups(half: HalfParts, expected: list[list[int]]) -> list[list[Call]]:
+    """The linear layers of a half by what they read."""
+    groups = by_shared_input([call for call in half.inside if is_linear(call.module)])
+    if [len(group) for group in groups] not in expected:
         sizes = ", ".join(str(len(group)) for group in groups) or "none"
-        raise NotLeanError(f"its linear layers share inputs as {sizes}; expected 3, 1, 2, 1 (or fused)")
-    qkv, [o], gate_up, [down] = groups
-    norms = find_norms(x, calls, qkv, o, gate_up, down)
-    activation, up_first = find_activation(calls, gate_up, down)
-    parts = Parts(qkv, o, gate_up, down, norms, activation, up_first)
-    check_nothing_left(layer, parts)
-    return parts
+        usual = ", ".join(map(str, expected[0]))
+        raise NotLeanError(f"its linear layers share inputs as {sizes}; expected {usual} (or fused)")
+    if not same(groups[0][0].input, half.modules[0].input):
+        raise NotLeanError(f"its {groups[0][0].name} reads something else than {half.names} does")
+    return groups
 
 
 def is_linear(module: nn.Module) -> bool:
     return is_projection(module.base) if isinstance(module, LoraLinear) else is_projection(module)
-
-
-def check_frozen(layer: nn.Module) -> None:
-    """Only low-rank pairs may be trained: nothing here has a gradient for anything else."""
-    for name, module in layer.named_modules():
-        if isinstance(module, TrainableCopy | TrainableRows):
-            raise NotLeanError(f"its {name} is trained whole")
-        own = [] if isinstance(module, LoraLinear) else module.parameters(recurse=False)
-        if any(parameter.requires_grad for parameter in own):
-            raise NotLeanError(f"its {name or 'own weight'} is trained")
 
 
 def by_shared_input(calls: list[Call]) -> list[list[Call]]:
@@ -91,51 +172,17 @@ def by_shared_input(calls: list[Call]) -> list[list[Call]]:
     return groups
 
 
-def find_norms(x: Tensor, calls: list[Call], qkv: list[Call], o: Call, gate_up: list[Call], down: Call) -> Norms:
-    left = [call for call in calls if looks_like_norm(call.module)]
-
-    def taken(found: Call | None) -> Norm | None:
-        if found is None:
-            return None
-        left.remove(found)
-        norm = find_norm(found.module)
-        if norm is None:
-            raise NotLeanError(f"its {found.name} is no RMS norm that is known")
-        return norm
-
-    def giving(value: Tensor) -> Norm | None:
-        return taken(next((call for call in left if same(call.output, value)), None))
-
-    def taking(value: Tensor) -> Norm | None:
-        return taken(next((call for call in left if begin_together(call.input, value)), None))
-
-    q, k = (qkv[0].output, qkv[1].output) if len(qkv) == 3 else (None, None)
-    norms = Norms(
-        before_attention=giving(qkv[0].input),
-        after_attention=taking(o.output),
-        before_mlp=giving(gate_up[0].input),
-        after_mlp=taking(down.output),
-        q=None if q is None else taking(q),
-        k=None if k is None else taking(k),
-    )
-    if left:
-        raise NotLeanError(f"its {left[0].name} norms something else than a half's input, output, q or k")
-    if norms.before_attention is None and not same(qkv[0].input, x):
-        raise NotLeanError("attention reads something else than the layer's input or its norm")
-    return norms
-
-
-def find_activation(calls: list[Call], gate_up: list[Call], down: Call) -> tuple[str, bool]:
-    """Its name, and whether the first of the pair, or the first half of a fused one, is up."""
+def find_activations(calls: list[Call], gate_up: list[Call], down: Call) -> list[tuple[str, bool]]:
+    """That of the module which reads gate; where none does (LFM2 calls a function), every known one."""
     width = down.input.shape[-1]
-    first = gate_up[0].output
-    second = gate_up[1].output if len(gate_up) == 2 else first[..., width:]
+    before = gate_up[0].output
+    after = gate_up[1].output if len(gate_up) == 2 else before[..., width:]
     for call in calls:
-        for up_first, gate in ((False, first), (True, second)):
+        for up_first, gate in ((False, before), (True, after)):
             inner = not any(True for _ in call.module.parameters()) and begin_together(call.input, gate)
             if inner and call.input.shape[-1] == width:
-                return activation_name(call), up_first
-    raise NotLeanError("its activation is not a module that reads one of two linear layers")
+                return [(activation_name(call), up_first)]
+    return [(name, up_first) for up_first in (False, True) for name in ACTIVATIONS]
 
 
 def activation_name(call: Call) -> str:
@@ -145,16 +192,6 @@ def activation_name(call: Call) -> str:
         if torch.allclose(activate(x, name), expected, rtol=1e-6, atol=1e-7):
             return name
     raise NotLeanError(f"its activation {call.name} is none of {', '.join(ACTIVATIONS)}")
-
-
-def check_nothing_left(layer: nn.Module, parts: Parts) -> None:
-    """Every parameter of the layer belongs to a part."""
-    norms = [norm.module for norm in vars(parts.norms).values() if norm is not None]
-    linears = [call.module for call in (*parts.qkv, parts.o, *parts.gate_up, parts.down)]
-    known = {id(parameter) for module in norms + linears for parameter in module.parameters()}
-    for name, parameter in layer.named_parameters():
-        if id(parameter) not in known:
-            raise NotLeanError(f"its {name} belongs to no part that a lean layer has")
 
 
 def group_of(calls: list[Call], widths: tuple[int, ...]) -> Group:

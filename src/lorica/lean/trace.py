@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lorica.lora.layer import LoraLayer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Call:
     """One call of `module`. Its tensors live as long as the trace, so equal memory means one tensor."""
 
@@ -27,6 +27,12 @@ class Call:
     def input(self) -> Tensor:
         found = next((value for value in (*self.args, *self.kwargs.values()) if isinstance(value, Tensor)), None)
         return torch.empty(0) if found is None else found
+
+    @property
+    def hidden(self) -> Tensor:
+        """What it gave, or the first part of it."""
+        found: Any = self.output[0] if isinstance(self.output, tuple) else self.output
+        return found if isinstance(found, Tensor) else torch.empty(0)
 
 
 @contextmanager
@@ -51,6 +57,12 @@ def parts_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
         yield prefix + name, child
         if not isinstance(child, LoraLayer):
             yield from parts_of(child, f"{prefix}{name}.")
+
+
+def first(output: Any) -> Tensor:
+    """The hidden states among what a module returned."""
+    found: Tensor = output[0] if isinstance(output, tuple) else output
+    return found
 
 
 def same(left: Tensor, right: Tensor) -> bool:

@@ -5,7 +5,6 @@ from itertools import groupby
 from typing import Any
 
 from lorica.lean import Policy
-from lorica.training.engine import HeadedEngine
 from lorica.training.subject import Subject, recompute_layers
 
 MLP_TOKENS = 1024
@@ -52,14 +51,13 @@ def checkpointing_of(policies: Sequence[Policy], lean: bool, on_cpu: bool) -> st
 def apply_checkpointing(subject: Subject, checkpointing: Checkpointing) -> None:
     """Have the layers of `subject` keep what the setting says, where they can. Raises ValueError for a mapping, which
     lean layers alone can follow, on the model's own layers."""
-    engine = subject.engine
-    body = engine.body if isinstance(engine, HeadedEngine) else None
+    body = subject.engine.body
     if body is not None:
         body.set_policies(policies_of(checkpointing, len(body.layers), subject.device.type == "cpu"))
     elif not isinstance(checkpointing, str):
         raise ValueError(
             f"system.checkpointing is {dict(checkpointing)}, which counts lean layers, and this model runs on "
-            f"{engine.description}. Set it to none, full or auto."
+            f"{subject.engine.description}. Set it to none, full or auto."
         )
     elif checkpointing == "full" and not getattr(subject.model, "is_gradient_checkpointing", True):
         recompute_layers(subject.model)

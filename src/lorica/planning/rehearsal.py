@@ -13,7 +13,8 @@ from torch import nn
 
 from lorica.config.schema import RunConfig
 from lorica.data.examples import Example
-from lorica.lean import LeanLayer, Policy
+from lorica.lean import Policy
+from lorica.lean.body import counted
 from lorica.lora import Adapter, attach
 from lorica.lora.weights import count_weights
 from lorica.models.decoder import decoder_layers, decoder_of
@@ -24,7 +25,6 @@ from lorica.planning.packed import count_unpacking, make_tables
 from lorica.planning.step import StepRunner
 from lorica.planning.valueless import StandIns, Valueless
 from lorica.training.buffers import ALIGNMENT
-from lorica.training.engine import HeadedEngine
 from lorica.training.feed import make_step
 from lorica.training.subject import Subject, subject_of
 
@@ -72,17 +72,15 @@ class Rehearsal:
 
     @property
     def is_lean(self) -> bool:
-        engine = self.subject.engine
-        return isinstance(engine, HeadedEngine) and engine.body is not None
+        return self.subject.engine.body is not None
 
     @property
     def engine(self) -> str:
         """What computes the whole model."""
         engine = self.subject.engine
-        if not isinstance(engine, HeadedEngine) or engine.body is None:
+        if engine.body is None:
             return engine.description.partition(" (")[0]  # the reason counts rehearsed layers, not the model's
-        lean = sum(isinstance(engine.body.layers[place], LeanLayer) for place in self.stands_for)
-        return f"{lean}/{len(self.stands_for)} layers lean"
+        return counted([engine.body.layers[place] for place in self.stands_for])
 
     @property
     def trains_all(self) -> bool:
@@ -99,9 +97,9 @@ class Rehearsal:
     def stages(self, examples: Sequence[Example], capacity: int, policy: Policy | None = None) -> list[Stage]:
         """The stages of a step over `examples` with every lean layer under `policy`."""
         step = make_step(examples, list(range(len(examples))), capacity, 0)
-        engine = self.subject.engine
-        if policy is not None and isinstance(engine, HeadedEngine) and engine.body is not None:
-            engine.body.set_policies([policy] * len(engine.body.layers))
+        body = self.subject.engine.body
+        if policy is not None and body is not None:
+            body.set_policies([policy] * len(body.layers))
         ledger = Ledger(self.device, 1 if self.device.type == "cpu" else GPU_BLOCK)
         try:
             with self.stand_ins.entered():

@@ -1,6 +1,6 @@
 """One training step run under a ledger: the same functions that train, over real tensors or over stand-ins."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -8,29 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lorica.config.schema import TrainConfig
-from lorica.lean import LeanLayer
 from lorica.models.decoder import decoder_layers, decoder_of
 from lorica.planning.ledger import ADAPTERS, GRADIENTS, OPTIMISER, PACKED, WEIGHTS, WORKING, Ledger, Stage
-from lorica.training.engine import HeadedEngine
 from lorica.training.feed import Step
 from lorica.training.loop import Loop, LoopSettings
 from lorica.training.optimiser import Optimiser
 from lorica.training.run_folder import RunFolder
 from lorica.training.subject import Subject
-
-
-@dataclass
-class WatchedLayer(LeanLayer):
-    """A lean layer whose passes are announced."""
-
-    number: int = 0
-    watch: Any = None
-
-    def __call__(self, x: Tensor, pack: Any) -> Tensor:
-        self.watch.forward(self.number)
-        y = super().__call__(x, pack)
-        self.watch.forward_done(self.number, y)
-        return y
 
 
 class Watch:
@@ -41,15 +25,13 @@ class Watch:
         self.ledger, self.backward = Ledger(subject.device), False
         layers: list[nn.Module] = list(decoder_layers(decoder_of(subject.model) or subject.model) or [])
         self.last = len(layers) - 1
-        body = subject.engine.body if isinstance(subject.engine, HeadedEngine) else None
+        body = subject.engine.body
         model: Any = subject.model
         model.get_input_embeddings().register_forward_pre_hook(lambda *_: self.begin("embed"))
-        for number, layer in enumerate(layers):
-            lean = None if body is None else body.layers[number]
-            if body is not None and isinstance(lean, LeanLayer):
-                body.layers[number] = WatchedLayer(**vars(lean), number=number, watch=self)
-            else:
-                self.hook(number, layer)
+        if body is not None:
+            body.before, body.after = self.forward, self.forward_done
+        for number, layer in enumerate(layers if body is None else []):
+            self.hook(number, layer)
 
     def hook(self, number: int, layer: nn.Module) -> None:
         layer.register_forward_pre_hook(lambda module, args: self.forward(number))

@@ -36,6 +36,10 @@ class Engine(Protocol):
     def description(self) -> str:
         """What the user is told of it."""
 
+    @property
+    def body(self) -> LeanBody | None:
+        """What lean layers are in, if any are."""
+
     def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
         """`sum(coefficients * losses)` () fp32 over the batch's supervised tokens, to be differentiated."""
 
@@ -52,6 +56,7 @@ class PlainEngine:
 
     model: nn.Module
     description: str = "plain path"
+    body: None = None
 
     def loss(self, batch: Batch, coefficients: Tensor) -> Tensor:
         return (token_losses(self.model, batch)[0] * coefficients).sum()

@@ -93,11 +93,13 @@ def subject_of(
         model.requires_grad_(True)
     parameters = adapter.named_parameters() if adapter is not None else dict(model.named_parameters())
     subject = Subject(model.eval(), adapter, parameters, PlainEngine(model))
-    if recompute:
-        recompute_layers(model)
     with subject.evaluating():
         if engine == "auto":
             subject.engine = choose_engine(model, adapter, recompute, verify)
+    if recompute and subject.engine.body is None:
+        recompute_layers(model)
+        with subject.evaluating():
+            pass  # leaves the layers in the mode in which they recompute
     return subject  # in training mode
 
 
