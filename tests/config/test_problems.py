@@ -131,6 +131,7 @@ def test_hints_about_other_tools_name_settings_that_exist() -> None:
         ("evaluate: {held_out: 1.5}", "a number above 0 and below 1, or text"),
         ("evaluate: {metric: blue}", "did you mean bleu?"),
         ("evaluate: {metric: [bleu, 'no colon']}", "text like module:function"),
+        ("system: {memory: 24}", "got 24; allowed: auto, or text like 24GB; write 24GB or 24GiB"),
         ("system: {trackers: [mlflow]}", "allowed: a list, each wandb, trackio or tensorboard"),
         ("data: {path: d, max_length: 1}", "got 1; allowed: a whole number from 2"),
     ],

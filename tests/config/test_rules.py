@@ -16,6 +16,8 @@ BROKEN = [
         "train.loraplus_lr_ratio: has no effect",
     ),
     ("steps-or-epochs", "train: {steps: 9, epochs: 1}\n", "run.yaml:3:27 train.epochs: has no effect when train.steps"),
+    ("memory-is-a-size", "system: {memory: 50%}\n", "run.yaml:3:18 system.memory: no amount of memory"),
+    ("memory-is-a-size", "system: {memory: 0GB}\n", "such as 24GB or 24GiB"),
     ("no-evaluation", "evaluate: {enabled: false, every: 5}\n", "evaluate.every: has no effect with evaluate.enabled"),
     ("no-evaluation", "evaluate: {enabled: false, metric: bleu}\n", "evaluate.metric: has no effect"),
     ("no-evaluation", "evaluate: {enabled: false, forgetting: null}\n", "evaluate.forgetting: has no effect"),

@@ -213,7 +213,7 @@ def test_a_metric_that_fails_names_the_row_and_can_be_mended(
     assert report is not None and report["after"]["metrics"] == {"own_metric:closeness": 0.25}
 
 
-@pytest.mark.parametrize("out", ["file", "file/below", "file/below/deeper"])
+@pytest.mark.parametrize("out", ["file", "file/below", "file/below/deeper", "file" * 99])
 def test_a_run_folder_that_cannot_be_made(settings: Settings, tmp_path: Path, out: str) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ValueError, match=r"run folder .*file.* cannot be written"):

@@ -161,7 +161,7 @@ def test_the_folder_may_have_moved(settings: Settings, tmp_path: Path) -> None:
 
 def test_a_finished_run_is_refused(settings: Settings) -> None:
     run = lorica.train(**settings()).run
-    with pytest.raises(ValueError, match=r"is finished; see it with: lorica report"):
+    with pytest.raises(ValueError, match=r"is finished; see it with: lorica inspect"):
         lorica.train(resume=run)
 
 

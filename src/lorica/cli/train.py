@@ -1,5 +1,6 @@
 """`lorica train`: fine-tune, or continue a run."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,8 @@ def run_and_print(
     quiet_libraries()
     with TerminalWatcher() as watcher:
         result = train(path, overrides, resume=resume, watcher=watcher, values_origin="command line", **values)
-        watcher.notice(f"all of it is in {result.run}; talk to it with: lorica chat {result.run}")
+        talk = f"lorica chat {shlex.quote(str(result.run))}"
+        watcher.notice(f"all of it is in {result.run}; talk to it with: {talk}")
     if as_json:
         print_json(result.to_dict())
     elif result.report is not None:

@@ -132,6 +132,8 @@ def about_value(key: str, value: Any) -> str:
         return "".join(f"; entry {number}: {fault}" for number, fault in _source_faults(value))
     if key == "evaluate.held_out" and value in (0, None):
         return "; for no evaluation set evaluate.enabled: false"
+    if key == "system.memory" and isinstance(value, int | float):
+        return f"; write {value}GB or {value}GiB"
     words = choices(schema)
     if isinstance(value, str) and (close := get_close_matches(value, words, n=1, cutoff=0.6)):
         return f"; did you mean {close[0]}?"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lorica.config.combinations import REFUSED, Refusal, asked_for
 from lorica.config.data_section import SourceConfig
 from lorica.config.schema import LEAVES, LoraConfig, RunConfig, value_of
+from lorica.units import parse_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,13 @@ def broken_pattern(lora: LoraConfig) -> str | None:
         except re.error:
             return pattern
     return None
+
+
+def _is_size(text: str) -> bool:
+    try:
+        return parse_bytes(text) > 0
+    except ValueError:
+        return False
 
 
 def _targets_and_saves(config: RunConfig) -> bool:
@@ -174,6 +182,12 @@ RULES = (
         ),
         applies=lambda config: broken_pattern(config.lora) is not None,
         message="a pattern of module names that is not a valid regular expression; check its brackets and escapes",
+    ),
+    Rule(
+        "memory-is-a-size",
+        reads=("system.memory",),
+        applies=lambda config: config.system.memory != "auto" and not _is_size(config.system.memory),
+        message="no amount of memory; allowed: auto, or a number above 0 with its unit, such as 24GB or 24GiB",
     ),
     Rule(
         "warmup-share-or-steps",

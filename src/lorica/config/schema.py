@@ -158,7 +158,7 @@ class SystemConfig(Section):
         "auto", description="Where to compute; auto takes the fastest"
     )
     tokens_per_microbatch: Count | Auto = Field("auto", description="Tokens in one forward and backward pass")
-    memory: Text = Field(
+    memory: Auto | Annotated[str, Field(min_length=1, examples=["24GB"])] = Field(
         "auto", description="Most memory that training may take, such as 24GB or 24GiB; auto is what is free"
     )
     checkpointing: Literal["auto", "none", "full"] | Annotated[dict[Keeping, Count], Field(min_length=1)] = Field(

@@ -31,7 +31,7 @@ def read_report(run: str | Path) -> dict[str, Any]:
         steps = max((record["step"] for record in folder.read_metrics()), default=0)
         raise ValueError(
             f"the run in {folder.path} has no report yet: it stands at step {steps}. Continue it with: lorica "
-            f"train --resume {folder.path}"
+            f"train --resume {folder.quoted}"
         )
     report: dict[str, Any] = read_json(folder.report)
     if report.get("evaluated") is False:

@@ -140,7 +140,7 @@ def _run_source(run: RunFolder, base: str | Path | None, allow_other_base: bool,
     whole = settings["method"] == "full"
     trained = run.model if whole else run.adapter
     if not unfinished and not (run.report.is_file() and trained.is_dir()):
-        raise ValueError(f"the run in {run.path} is not finished. Finish it with: lorica train --resume {run.path}")
+        raise ValueError(f"the run in {run.path} is not finished. Finish it with: lorica train --resume {run.quoted}")
     name = str(base or settings["model.path"])
     revision = None if base else settings["model.revision"]
     return Source(run.path, trained, whole, name, revision, run, receipt, allow_other_base)

@@ -114,14 +114,16 @@ def _write_settings(prepared: Prepared, run: RunFolder) -> None:
 
 def _refuse_second_run(run: RunFolder) -> None:
     if run.holds_a_run():
-        raise ValueError(f"{run.path} already holds a run. Continue it with --resume {run.path}, or give another out.")
+        raise ValueError(
+            f"{run.path} already holds a run. Continue it with --resume {run.quoted}, or give another out."
+        )
 
 
 def _resume(run: RunFolder, overrides: Sequence[str], watcher: Watcher) -> RunResult:
     if not run.holds_a_run():
         raise ValueError(f"{run.path} holds no run to resume (no {run.config.name}); give the folder of a run.")
     if run.report.exists():
-        raise ValueError(f"the run in {run.path} is finished; see it with: lorica report {run.path}")
+        raise ValueError(f"the run in {run.path} is finished; see it with: lorica inspect {run.quoted}")
     with run.locked(), _stops_told(run):
         return _go_on(prepare(configuration.load(run.config, list(overrides)), watcher), run, watcher)
 
@@ -149,7 +151,7 @@ def _go_on(prepared: Prepared, run: RunFolder, watcher: Watcher) -> RunResult:
 @contextmanager
 def _stops_told(run: RunFolder) -> Iterator[None]:
     """What stops a run from outside, in words that say how to go on."""
-    onwards = f"lorica train --resume {run.path}"
+    onwards = f"lorica train --resume {run.quoted}"
     try:
         with termination_raised():
             yield

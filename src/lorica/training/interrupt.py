@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run between two steps, with a checkpoint; a second one ends it at once."""
 
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, run: Path, step: int | None, number: int, command: str = "train") -> None:
         told = "what the run had written is kept" if step is None else f"a checkpoint of step {step} is written"
-        super().__init__(f"interrupted; {told}. Continue with: lorica {command} --resume {run}")
+        super().__init__(f"interrupted; {told}. Continue with: lorica {command} --resume {shlex.quote(str(run))}")
         self.run, self.step, self.signal = run, step, number
 
 

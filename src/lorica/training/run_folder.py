@@ -7,6 +7,8 @@ measured row by row), `checkpoints/`, `adapter/` (PEFT's format) or `model/`, `r
 
 import json
 import math
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,8 +64,13 @@ class RunFolder:
         finally:
             lock.release()
 
+    @property
+    def quoted(self) -> str:
+        """Its path as a shell takes it."""
+        return shlex.quote(str(self.path))
+
     def holds_a_run(self) -> bool:
-        return self.config.exists()
+        return os.path.isfile(self.config)  # also of a name that is too long
 
     def append_metrics(self, record: Mapping[str, float | int]) -> None:
         with open(self.metrics, "a", encoding="utf-8") as file:
