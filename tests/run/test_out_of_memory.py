@@ -72,7 +72,7 @@ def test_other_errors_are_not_taken_for_it(settings: Settings, monkeypatch: pyte
 def test_a_budget_that_nothing_fits_in_is_refused(settings: Settings) -> None:
     with pytest.raises(ValueError, match=r"system.memory is 1MB, and this run does not fit: .* [MG]B"):
         lorica.train(**settings(system={"memory": "1MB"}))
-    with pytest.raises(ValueError, match="no amount of memory; allowed: auto, or .* 24GB or 24GiB"):
+    with pytest.raises(ValueError, match=r"no amount of memory; allowed: auto, or .* 24GB or 24GiB"):
         lorica.train(**settings(system={"memory": "24"}))
 
 
