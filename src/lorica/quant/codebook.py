@@ -1,4 +1,4 @@
-"""IQ4_NL and MXFP4: 32 weights as indices into sixteen fixed values, with one scale."""
+"""IQ4_NL, IQ4_XS and MXFP4: 32 weights as indices into sixteen fixed values, with one scale."""
 
 from functools import cache
 
@@ -26,6 +26,35 @@ def look_up(codes: Tensor, values: Tensor, out: Tensor) -> None:
     torch.index_select(values, 0, codes.reshape(-1).int(), out=out.view(-1))
 
 
+def nearest(x: Tensor) -> Tensor:
+    """The indices of the values of `NON_LINEAR` that are nearest; halves go up."""
+    values = _values(NON_LINEAR, x.device)
+    return torch.bucketize(x, (values[1:] + values[:-1]) / 2, right=True, out_int32=True)
+
+
+def search(x: Tensor, w: Tensor) -> Tensor:
+    """The scale (blocks) of `NON_LINEAR` for `x` (32, blocks) by least squares weighted by `w`; 0 for empty blocks."""
+    values = _values(NON_LINEAR, x.device)
+    largest = extreme(x)
+    first = float(NON_LINEAR[0])
+    inverses = [divide(1.0, divide(-largest, first))]
+    inverses += [divide(trial + first, largest) for trial in range(-TRIALS, TRIALS + 1)]
+    scale = best = torch.zeros_like(largest)
+    terms = x.new_empty(x.shape[0], 2, x.shape[1])
+    for trial, inverse in enumerate(inverses):
+        fitted = values[nearest(x * inverse)]
+        torch.mul(w, fitted, out=terms[:, 0])
+        torch.mul(terms[:, 0], fitted, out=terms[:, 1])
+        terms[:, 0].mul_(x)
+        sum_xq, sum_q2 = total(terms)
+        better = sum_q2 > 0
+        if trial:
+            better &= sum_xq * sum_xq > best * sum_q2
+        scale = torch.where(better, sum_xq / sum_q2, scale)
+        best = torch.where(better, scale * sum_xq, best)
+    return scale.masked_fill_(largest.abs() < SMALLEST, 0)
+
+
 class IQ4_NL(BlockCodec):
     """d * value[q]; bytes: fp16 d, 16 of codes. The scale is searched on the codebook by least squares."""
 
@@ -35,39 +64,42 @@ class IQ4_NL(BlockCodec):
     def pack_blocks(self, blocks: Tensor, weights: Tensor | None) -> Tensor:
         x = blocks.t().contiguous()
         w = x.square() if weights is None else weights.t().contiguous()
-        scale = self._search(x, w)
-        codes = self._nearest(x * inverse_or_zero(scale)).to(torch.uint8).t()
+        scale = search(x, w)
+        codes = nearest(x * inverse_or_zero(scale)).to(torch.uint8).t()
         return torch.cat([as_bytes(to_half(scale)[:, None]), join(codes.reshape(-1, 2, 16), 4)], 1)
-
-    def _search(self, x: Tensor, w: Tensor) -> Tensor:
-        values = _values(NON_LINEAR, x.device)
-        largest = extreme(x)
-        first = float(NON_LINEAR[0])
-        inverses = [divide(1.0, divide(-largest, first))]
-        inverses += [divide(trial + first, largest) for trial in range(-TRIALS, TRIALS + 1)]
-        scale = best = torch.zeros_like(largest)
-        terms = x.new_empty(x.shape[0], 2, x.shape[1])
-        for trial, inverse in enumerate(inverses):
-            fitted = values[self._nearest(x * inverse)]
-            torch.mul(w, fitted, out=terms[:, 0])
-            torch.mul(terms[:, 0], fitted, out=terms[:, 1])
-            terms[:, 0].mul_(x)
-            sum_xq, sum_q2 = total(terms)
-            better = sum_q2 > 0
-            if trial:
-                better &= sum_xq * sum_xq > best * sum_q2
-            scale = torch.where(better, sum_xq / sum_q2, scale)
-            best = torch.where(better, scale * sum_xq, best)
-        return scale.masked_fill_(largest.abs() < SMALLEST, 0)
-
-    @staticmethod
-    def _nearest(x: Tensor) -> Tensor:
-        values = _values(NON_LINEAR, x.device)
-        return torch.bucketize(x, (values[1:] + values[:-1]) / 2, right=True, out_int32=True)  # halves go up
 
     def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
         look_up(split(packed[:, 2:], 4, 2), _values(NON_LINEAR, packed.device), out)
         out.mul_(halves(packed[:, :2]))
+
+
+class IQ4_XS(BlockCodec):
+    """Super-blocks of 256 weights, d * (s - 32) * value[q]; bytes: fp16 d, 2 of upper and 4 of lower bits of the eight
+    scales s, 128 of codes. The search is IQ4_NL's."""
+
+    name, type_id, block_length, block_bytes = "IQ4_XS", 23, 8 * BLOCK, 136
+    importance_span, importance_factor = 8 * BLOCK, 2.0
+
+    def pack_blocks(self, blocks: Tensor, weights: Tensor | None) -> Tensor:
+        x = blocks.view(-1, BLOCK).t().contiguous()
+        w = x.square() if weights is None else weights.view(-1, BLOCK).t().contiguous()
+        scales = search(x, w).view(-1, 8)
+        step = divide(-extreme(scales.t()), 32.0)[:, None]
+        small = (inverse_or_zero(step) * scales).round_().clamp_(-32, 31)
+        codes = nearest(x * inverse_or_zero((step * small).flatten())).to(torch.uint8).t()
+        stored = small.add(32).to(torch.uint8)
+        high = join((stored >> 4).view(-1, 2, 4).transpose(1, 2), 2)
+        low = join((stored & 15).view(-1, 4, 2).transpose(1, 2), 4)
+        packed = join(codes.reshape(-1, 2, 16), 4).reshape(-1, 4 * BLOCK)
+        return torch.cat([as_bytes(to_half(step)), high, low, packed], 1)
+
+    def unpack_blocks(self, packed: Tensor, out: Tensor) -> None:
+        codes = split(packed[:, 8:].reshape(-1, 16), 4, 2)
+        look_up(codes, _values(NON_LINEAR, packed.device), out)
+        high = torch.stack([packed[:, 2:4] >> place & 3 for place in (0, 2, 4, 6)], -1).view(-1, 8)
+        low = torch.stack([packed[:, 4:8] & 15, packed[:, 4:8] >> 4], -1).view(-1, 8)
+        scales = halves(packed[:, :2]) * ((high << 4 | low).float() - 32)
+        out.view(-1, 8, BLOCK).mul_(scales[..., None])
 
 
 class MXFP4(BlockCodec):

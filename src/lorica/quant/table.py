@@ -4,7 +4,7 @@ import torch
 
 from lorica.quant.affine_k import Q2_K, Q4_K, Q5_K
 from lorica.quant.blocks_of_32 import Q8_0, Affine, Symmetric
-from lorica.quant.codebook import IQ4_NL, MXFP4
+from lorica.quant.codebook import IQ4_NL, IQ4_XS, MXFP4
 from lorica.quant.codec import Codec
 from lorica.quant.half import Float
 from lorica.quant.nf4 import NF4, DoubleNF4
@@ -27,6 +27,7 @@ CODECS: dict[str, Codec] = {
         Symmetric("Q4_0", 2, 18, 4),
         Affine("Q4_1", 3, 20, 4),
         IQ4_NL(),
+        IQ4_XS(),
         MXFP4(),
         NF4(),
         DoubleNF4(),
@@ -38,6 +39,7 @@ FALLBACKS = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
+    "IQ4_XS": "IQ4_NL",
     "NF4": "IQ4_NL",
     "NF4_DQ": "IQ4_NL",
 }
