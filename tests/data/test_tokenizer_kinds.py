@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from makers import CHATML, TEXTS, data_config, metaspace
 from test_turns import supervised_runs
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lorica.data import read_examples
+from lorica.data import Example, read_examples
 from lorica.data.findings import Findings
 from lorica.data.messages import Conversation
 from lorica.data.template import ChatTemplate
+from lorica.data.tokenise import Document, Span, Tokeniser
 from lorica.data.turns import serve
 
 STOP, START, UNKNOWN = "<|im_end|>", "<|im_start|>", "<unk>"
@@ -153,6 +154,32 @@ def test_turns_are_the_servers(tokenizer: Any, source: str, tmp_path: Path, cont
     path.write_text((json.dumps({"messages": messages}) + "\n") * 2, encoding="utf-8")
     runs = supervised_runs(read_examples(data_config(path), tokenizer, 10**6).examples)
     assert sorted(runs) == sorted(turn for index in (1, 3) for turn in [served(tokenizer, messages, index, runs)] * 2)
+
+
+PIECES = st.lists(st.one_of(TEXT, st.sampled_from([STOP, START, "<|im_", " " + START, STOP + "\n"])), max_size=4)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(beginning=PIECES, endings=st.lists(PIECES, min_size=2, max_size=4))
+@example(beginning=["e"], endings=[["\u0301"], [" ", "ﬁ"], [START, "\u0301"]])
+@example(beginning=["a "], endings=[[START], [START, "the"], ["<|im_", "end|>"]])
+def test_texts_that_begin_alike_are_tokenised_as_each_by_itself(
+    tokenizer: Any, beginning: list[str], endings: list[list[str]]
+) -> None:
+    texts = ["".join(["the cat sat on the mat", START] * 10 + beginning + ending + [STOP]) for ending in endings]
+    documents = [Document("rows:1", text, [Span(text.rindex(START), len(text), 1.0)]) for text in texts]
+    together = Tokeniser(tokenizer)
+    alone = [outcome(Tokeniser(tokenizer), [document]) for document in documents]
+    assert [outcome(together, [document]) for document in documents] == alone
+    assume(not any(isinstance(one, str) for one in alone))
+    assert outcome(together, documents) == [example for one in alone for example in one]
+
+
+def outcome(tokeniser: Tokeniser, documents: list[Document]) -> list[Example] | str:
+    try:
+        return list(tokeniser.examples(documents, Findings()))
+    except ValueError as error:
+        return str(error)
 
 
 def served(

@@ -53,6 +53,20 @@ class Anchored:
             ends.append(end)
         return cls(ids, added, starts, ends)
 
+    def with_rest(self, cut: int, rest: Anchored) -> Anchored | None:
+        """The tokens of a text that begins like this one up to `cut`, and of which `rest` are those from there on. None
+        unless an added token begins there in both: what stands before one has no part in the tokens behind it."""
+        at = bisect_left(self.starts, cut)
+        if self.starts[at : at + 1] != [cut] or rest.added[:1] != [0] or self.ids[self.added[at]] != rest.ids[0]:
+            return None
+        first = self.added[at]
+        return Anchored(
+            self.ids[:first] + rest.ids,
+            self.added[:at] + [first + token for token in rest.added],
+            self.starts[:at] + [cut + start for start in rest.starts],
+            self.ends[:at] + [cut + end for end in rest.ends],
+        )
+
     def added_before(self, character: int) -> tuple[int, int]:
         last = bisect_right(self.ends, character) - 1
         return (self.added[last], self.starts[last]) if last >= 0 else (0, 0)

@@ -1,9 +1,10 @@
 """From text with marked spans to token ids with loss weights.
 
-A document is tokenised once, as a whole. For each span the law is then checked: the tokens before it must be those the
-server gets when it tokenises the prompt alone. Added tokens are hard boundaries for every tokenizer, so only the piece
-from the last of them to the span is tokenised again, and equal pieces once. Where a token straddles the boundary, the
-span becomes an example of its own, of the prompt's own tokens and then the generated ones.
+A document is tokenised once, as a whole, or, where it begins like the one before it, from the last added token on that
+both have. For each span the law is then checked: the tokens before it must be those the server gets when it tokenises
+the prompt alone. Added tokens are hard boundaries for every tokenizer, so only the piece from the last of them to the
+span is tokenised again, and equal pieces once. Where a token straddles the boundary, the span becomes an example of its
+own, of the prompt's own tokens and then the generated ones.
 
 The tokenizer takes up to a quarter longer where it has to say which characters its tokens cover, and most often that
 need not be known: turns end with added tokens (`positions.py`).
@@ -21,6 +22,7 @@ from unicodedata import normalize
 from lorica.data.examples import Example
 from lorica.data.findings import Findings
 from lorica.data.positions import Anchored, Located, Tokens
+from lorica.data.turns import common
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 CHUNK = 64  # documents a call of the tokenizer: enough to amortise it, few enough to be collected young
 TAIL, REMEMBERED = 200, 4096  # characters and number of prompt ends whose own tokens are kept: templates repeat a few
+WORTH = 200  # characters: a shorter beginning is tokenised again in less time than it is found
 ANCHORS = ("", "\n", "a", ".", "0")
 
 
@@ -105,6 +108,8 @@ class Tokeniser:
         ]
         self._swallowed = re.compile("|".join(swallowing) or r"(?!)")
         self._alone: dict[str, list[int]] = {}
+        self._met: set[str] = set()  # added tokens that texts had
+        self._longest = max(map(len, self._added.values()), default=0)
         plain, whole = (tokenizer("a", add_special_tokens=add)["input_ids"] for add in (False, True))
         at = next((i for i in range(len(whole)) if whole[i : i + len(plain)] == plain), 0)
         self._prefix: list[int] = whole[:at]
@@ -128,19 +133,44 @@ class Tokeniser:
     def _work(self, documents: list[Document]) -> list[_Work]:
         """The documents with their tokens."""
         plain = [document for document in documents if not document.shades]
-        anchored = map(self._anchored, plain, self._ids([document.text for document in plain]))
-        tokens: list[Tokens | None] = [None if document.shades else next(anchored) for document in documents]
+        anchored = self._anchored([document.text for document in plain])
+        tokens: list[Tokens | None] = [
+            None if document.shades else _telling(document, next(anchored)) for document in documents
+        ]
         rest = [document.text for document, known in zip(documents, tokens, strict=True) if known is None]
         located = iter(self._located(rest))
         return [_Work(document, known or next(located)) for document, known in zip(documents, tokens, strict=True)]
 
-    def _anchored(self, document: Document, ids: list[int]) -> Anchored | None:
-        """The document's tokens; None where that does not tell where each span ends."""
-        text = document.text
-        tokens = None if any(name in text for name in self._elusive) else Anchored.of(text, ids, self._added)
-        if tokens is None or not {*tokens.ends, len(text)}.issuperset(span.end for span in document.spans):
+    def _anchored(self, texts: list[str]) -> Iterator[Anchored | None]:
+        """The tokens of each text; None where it is not certain which of them are the added ones that it names.
+
+        Of a text that begins like the one before it (a template that rewrites history makes one of each turn) only what
+        follows the last added token that both have is tokenised.
+        """
+        cuts = [0, *map(self._cut, texts, texts[1:])]
+        rests = [text[cut:] for text, cut in zip(texts, cuts, strict=True)]
+        tokens: Anchored | None = None
+        for text, cut, rest, ids in zip(texts, cuts, rests, self._ids(rests), strict=True):
+            named = self._named(rest, ids)
+            if cut:
+                named = tokens.with_rest(cut, named) if tokens is not None and named is not None else None
+                named = named or self._named(text, self._ids([text])[0])
+            tokens = named
+            yield tokens
+
+    def _named(self, text: str, ids: list[int]) -> Anchored | None:
+        if any(name in text for name in self._elusive):
             return None
+        tokens = Anchored.of(text, ids, self._added)
+        if tokens is not None:
+            self._met.update(self._added[ids[at]] for at in tokens.added)
         return tokens
+
+    def _cut(self, before: str, text: str) -> int:
+        """Where the last added token begins that two texts begin with, and that no longer name of one reaches over; 0
+        where that saves little."""
+        end = common(before, text) - self._longest
+        return max([0, *(text.rfind(name, WORTH, end) for name in self._met if end > WORTH)])
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._backend().encode_batch_fast(texts, add_special_tokens=False)]
@@ -248,6 +278,13 @@ class Tokeniser:
         text = self._tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         # Some tokenizers compose characters, which a boundary may keep apart; some control tokens swallow white space.
         return self._swallowed.sub(lambda found: found[found.lastindex or 0], normalize("NFC", f"{text}{then}"))
+
+
+def _telling(document: Document, tokens: Anchored | None) -> Anchored | None:
+    """The tokens, if they tell where each span ends."""
+    if tokens is None or not {*tokens.ends, len(document.text)}.issuperset(span.end for span in document.spans):
+        return None
+    return tokens
 
 
 def _shade(weights: list[float], tokens: Tokens, shade: Shade, moved: int) -> None:

@@ -84,7 +84,7 @@ def _beginning(template: Renderer, conversation: Conversation, index: int, promp
         generation_prompt = prompt.removeprefix(history) if prompt.startswith(history) else ""
         last = str(before[-1]["content"]).strip() + tail
         for anchor in (generation_prompt, last if prompt.endswith(last) else ""):
-            found = full.find(anchor, _common(history, full)) if anchor else -1
+            found = full.find(anchor, common(history, full)) if anchor else -1
             if found >= 0:
                 return found + len(anchor)
     point = _parting(template, conversation, index, prompt, full)
@@ -110,7 +110,7 @@ def _parting(template: Renderer, conversation: Conversation, index: int, prompt:
     moving the point on.
     """
     marked = template.render(conversation, [*conversation.messages[:index], _marked(conversation.messages[index])])
-    point = min(_common(prompt, full), _common(prompt, marked))
+    point = min(common(prompt, full), common(prompt, marked))
     before = prompt[point - 1 : point]
     if before.isspace() and before not in template.specials.pattern:  # of which no tag and no token has any
         return point
@@ -121,7 +121,7 @@ def _parting(template: Renderer, conversation: Conversation, index: int, prompt:
     return point
 
 
-def _common(one: str, other: str) -> int:
+def common(one: str, other: str) -> int:
     """The length of the longest common prefix."""
     lengths = range(1, min(len(one), len(other)) + 1)
     return bisect_left(lengths, True, key=lambda length: not other.startswith(one[:length]))
