@@ -29,8 +29,8 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(_existing(folder)).free
     if free < needed:
         raise ValueError(
-            f"the export takes {shown_bytes(needed)}, and there is {shown_bytes(free)} free on the disk of "
-            f"{folder.parent}; free some, or give an --out on another disk."
+            f"the export takes {shown_bytes(needed)}, and there is {shown_bytes(free)} free on the disk; "
+            "free some, or give an --out on another disk."
         )
 
 

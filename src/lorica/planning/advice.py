@@ -41,7 +41,7 @@ def changes(config: RunConfig, model: PlannedModel, workload: Workload) -> list[
     if config.method == "full":
         tried.append(("method: lora", lora, None))
     packed = lora
-    if model.file is None and config.model.weights == "as-is":
+    if not model.is_packed and config.model.weights == "as-is":
         for weights in ("q8_0", "nf4"):
             packed = lora.model_copy(update={"model": lora.model.model_copy(update={"weights": weights})})
             method = ", method: lora" if config.method == "full" else ""

@@ -40,7 +40,7 @@ def compare(
 ) -> list[Row]:
     """A row for full fine-tuning in fp32, for LoRA on the base as it is, and for LoRA on packed bases."""
     rows = []
-    for way in WAYS if model.file is None else ("lora",):
+    for way in ("lora",) if model.is_packed else WAYS:
         changed = configured_as(config, way)
         kind = torch.float32 if way == "full" else dtype
         plan = make_plan(model, changed, workload, machine, kind, budget, exact=False)

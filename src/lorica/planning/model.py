@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,19 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 @dataclass(frozen=True)
 class PlannedModel:
     """`stored` is the type that its files hold, as far as that is known; `file` the GGUF file that it is in, if it is.
-    A `loaded` model is planned with as it is."""
+    `packing` is how bitsandbytes packed its files, in the words of `model.weights`. A `loaded` model is planned with as
+    it is."""
 
     name: str
     config: PretrainedConfig
     stored: torch.dtype
     file: GgufModel | None = None
     loaded: PreTrainedModel | None = None
+    packing: str = "as-is"
+
+    @property
+    def is_packed(self) -> bool:
+        return self.file is not None or self.packing != "as-is"
 
     @property
     def text(self) -> Any:
@@ -55,7 +61,7 @@ class PlannedModel:
             raise ValueError(
                 f"model.weights is {weights}, but {self.name} is a GGUF file, which is used as it is packed."
             )
-        model = self._dense(dtype)
+        model, weights = self._dense(dtype), self.packing if weights == "as-is" else weights
         if self.file is not None:
             pack_like(model, self.file, dtype)
         elif weights != "as-is":
@@ -84,16 +90,17 @@ def read_model(name: str, revision: str | None = None) -> PlannedModel:
     if name in SHAPES and not path.exists():
         return PlannedModel(name, _config_of(SHAPES[name], name), torch.bfloat16)
     if path.is_file() and path.suffix == ".json":
-        return PlannedModel(name, *_from_file(path))
+        return _from_file(name, path)
     gguf = gguf_file(name, revision)
     if gguf is not None:
         file = open_model(gguf)
         return PlannedModel(name, read_gguf_config(file.metadata, file.tensors, file.values), most_stored(file), file)
     folder = model_folder_of(name, revision)
-    config, stored = _from_file(folder / "config.json")
-    with suppress(ValueError):  # a folder without weights is all that a plan needs
-        stored = stored_dtype(weight_files(folder))
-    return PlannedModel(name, config, stored)
+    found = _from_file(name, folder / "config.json")
+    if not found.is_packed:
+        with suppress(ValueError):  # a folder without weights is all that a plan needs
+            return replace(found, stored=stored_dtype(weight_files(folder)))
+    return found
 
 
 def model_folder_of(name: str, revision: str | None) -> Path:
@@ -107,12 +114,16 @@ def model_folder_of(name: str, revision: str | None) -> Path:
     return folder
 
 
-def _from_file(path: Path) -> tuple[PretrainedConfig, torch.dtype]:
+def _from_file(name: str, path: Path) -> PlannedModel:
     values = read_json(path)
     directory.refuse_quantised(values, path.parent)
-    text = text_values(values)
+    config, text = _config_of(values, str(path)), text_values(values)
+    packed: dict[str, Any] = getattr(config, "quantization_config", None) or {}
+    if directory.take_packed(config):
+        twice = packed.get("bnb_4bit_use_double_quant")
+        return PlannedModel(name, config, torch.bfloat16, packing="nf4_dq" if twice else "nf4")
     named = values.get("dtype") or values.get("torch_dtype") or text.get("torch_dtype") or "bfloat16"
-    return _config_of(values, str(path)), DTYPES.get(str(named).removeprefix("torch."), torch.float32)
+    return PlannedModel(name, config, DTYPES.get(str(named).removeprefix("torch."), torch.float32))
 
 
 def _config_of(values: dict[str, Any], name: str) -> PretrainedConfig:
