@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
+from bases import pack_by_bitsandbytes, write_base
+from lorica.models import load
 from lorica.planning.gpus import GPUS, find_gpu
 from lorica.planning.model import read_model
 from lorica.planning.shapes import SHAPES
@@ -100,3 +103,19 @@ def test_gpus_are_found_however_they_are_spelt() -> None:
         find_gpu("Voodoo 2")
     for gpu in GPUS:
         assert gpu.half >= gpu.single > 0 and gpu.source and 10_000 < gpu.memory < 200_000
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_what_bitsandbytes_packed_is_planned_with_as_it_is_loaded(tmp_path: Path, double: bool) -> None:
+    sizes = {"hidden_size": 64, "intermediate_size": 128}
+    folder = write_base(tmp_path / "base", **sizes)
+    pack_by_bitsandbytes(folder, AutoModelForCausalLM.from_pretrained(folder), double=double)
+    for name in (folder, folder / "config.json"):
+        planned = read_model(str(name))
+        assert planned.is_packed and planned.stored == torch.bfloat16
+        assert tensors(planned.empty(torch.float32)) == tensors(load(folder, device="cpu", dtype="fp32").model)
+
+
+def tensors(model: Any) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    held = [*model.named_parameters(), *model.named_buffers()]
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in held}
