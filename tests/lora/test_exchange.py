@@ -12,6 +12,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 import tiny_models as tiny
+from lorica.adapters.folder import read_adapter
 from lorica.lora import attach, load_adapter
 from lorica.lora.checkpoint import adapter_tensors
 
@@ -138,6 +139,18 @@ def test_the_names_of_state_dicts_are_read(rename: Callable[[str], str], tmp_pat
         load_adapter(tiny.llama(), tmp_path)
 
 
+@pytest.mark.parametrize("bias", ["lora_only", "all"])
+def test_trained_biases_are_refused_and_none_are_none(bias: str, tmp_path: Path) -> None:
+    twin = tiny.peft_twin(tiny.llama(), r=3, target_modules=["q_proj"], bias=bias)
+    twin.save_pretrained(tmp_path / "without")
+    assert_same(load_adapter(tiny.llama(), tmp_path / "without").model, twin)
+    tiny.peft_twin(tiny.qwen2(), r=3, target_modules=["q_proj"], bias=bias).save_pretrained(tmp_path / "with")
+    with pytest.raises(ValueError, match=r"trained biases \(.*_proj.*bias.*merge_and_unload"):
+        load_adapter(tiny.qwen2(), tmp_path / "with")
+    with pytest.raises(ValueError, match=r"trained biases \(.*_proj.*bias.*merge_and_unload"):
+        read_adapter(tmp_path / "with")
+
+
 def test_a_folder_of_adapters_names_them(tmp_path: Path) -> None:
     for name in ("bob", "alice"):
         attach(tiny.llama(), r=2).save(tmp_path / name)
@@ -259,7 +272,6 @@ def test_pissa_that_peft_converted_loads(tmp_path: Path) -> None:
         {"use_bdlora": {"nblocks": 2}},
         {"alora_invocation_tokens": [1, 2]},
         {"something_of_next_year": 3},
-        {"bias": "lora_only"},
         {"peft_type": "LOHA"},
     ],
     ids=lambda setting: next(iter(setting)),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lorica.adapters.pairs import Pair
 from lorica.config import LoraConfig
-from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_settings, read_weights, write_files
+from lorica.lora.checkpoint import CONFIG, WEIGHTS, read_settings, read_weights, trained_biases, write_files
 from lorica.lora.peft_config import EMBEDDING_PAIR, PAIR, PREFIX, lora_config, pair_keys
 from lorica.lora.targets import strength_of
 
@@ -57,6 +57,9 @@ def read_adapter(folder: str | Path) -> AdapterFiles:
         raise ValueError(f"{folder / WEIGHTS} holds no low-rank pair, so there is nothing to combine or to shrink.")
     embeddings = frozenset(name for name in pairs if f"{PREFIX}{name}{EMBEDDING_PAIR[0]}" in tensors)
     others = {key: tensor for key, tensor in tensors.items() if ".lora_" not in key}
+    biases = sorted(key for key in others if key.endswith(".bias"))
+    if biases and values.get("bias", "none") != "none":
+        raise ValueError(trained_biases(folder / WEIGHTS, biases[0]))
     return AdapterFiles(folder, values, provenance, pairs, embeddings, others)
 
 

@@ -291,12 +291,22 @@ def _check_keys(missing: set[str], unexpected: set[str], folder: Path) -> None:
     if not missing and not unexpected:
         return
     lists = [("misses", missing), ("has unexpectedly", unexpected)]
+    if biases := sorted(key for key in unexpected if key.endswith(".bias")):
+        raise ValueError(trained_biases(part_of(folder, WEIGHTS), biases[0]))
     whole = any(".lora_" not in key for key in unexpected)
     told_of_base = ", or was made on a base with other embeddings" if whole else ""
     told = "; ".join(f"{verb} {len(keys)} tensors ({', '.join(sorted(keys)[:3])} ...)" for verb, keys in lists if keys)
     raise ValueError(
         f"{part_of(folder, WEIGHTS)} {told}. It does not belong to this model and {CONFIG}{told_of_base}; nothing was "
         "loaded."
+    )
+
+
+def trained_biases(path: Path, name: str) -> str:
+    """Why a file with such tensors is refused."""
+    return (
+        f"{path} has trained biases ({name} ...; PEFT's bias: lora_only or all), which this version does not have. "
+        "Merge the adapter into its base with PEFT (merge_and_unload), and use the merged model."
     )
 
 

@@ -35,7 +35,6 @@ _SAME_NAME = [
     "layers_to_transform",
     "layers_pattern",
     "trainable_token_indices",
-    "bias",
 ]
 _OTHER_NAME = {"lora_alpha": "alpha", "lora_dropout": "dropout"}
 _BOOKKEEPING = [
@@ -55,6 +54,7 @@ _BOOKKEEPING = [
     "eva_config",
     "corda_config",
     "lora_ga_config",
+    "bias",  # trained ones are tensors of the file
     "ensure_weight_tying",  # the files hold both halves of what it tied
 ]
 _STARTS_THAT_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
