@@ -1,5 +1,7 @@
 """What happens before a command works: imports, help, exit codes, completion."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +103,17 @@ def test_settings_complete() -> None:
     environment = {"_LORICA_COMPLETE": "complete_bash", "COMP_WORDS": "lorica train train.l", "COMP_CWORD": "2"}
     outcome = CliRunner().invoke(app, [], prog_name="lorica", env=environment)
     assert outcome.output.split() == ["train.lr=", "train.loraplus_lr_ratio="]
+
+
+def test_a_terminal_without_our_characters(tmp_path: Path) -> None:
+    """Such as Windows' code pages: what it lacks is replaced, and JSON stays JSON."""
+    (tmp_path / "ö-文.yaml").write_text("model: m\ndata: d\n")
+    program = [Path(sys.executable).with_name("lorica"), "config", "show", tmp_path / "ö-文.yaml"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    shown = subprocess.run(program, capture_output=True, env=environment, check=True)
+    assert b"model.path" in shown.stdout and shown.stdout.isascii() and shown.stderr == b""
+    told = subprocess.run([*program, "--json"], capture_output=True, env=environment, check=True)
+    assert json.loads(told.stdout)
 
 
 def test_output_that_nobody_reads_ends_quietly() -> None:

@@ -5,10 +5,12 @@ that was training has written a checkpoint). With `--json` stdout carries one JS
 stderr.
 """
 
+import io
 import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -85,6 +87,8 @@ def main() -> None:
         # each small operation wait for a time slice, a hundred times slower at its worst; on an idle machine it is
         # faster (benchmarks/busy_machine.py).
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a character shows a question mark
     sys.exit(run(sys.argv[1:]))
 
 
@@ -121,5 +125,6 @@ def _stopped(stop: BaseException | None, as_json: bool) -> int:
 
 def _failed(message: str, as_json: bool, code: int, **more: str) -> int:
     if as_json:
-        print(json.dumps({"error": message, **more}, ensure_ascii=False))
+        with suppress(OSError):  # a full disk has been told on stderr
+            print(json.dumps({"error": message, **more}, ensure_ascii=False), flush=True)
     return code
