@@ -1,19 +1,19 @@
 """Layers one half of which is the model's own, experts or a mixer of another kind: the lean half gives the gradients
 that autograd gives, and keeps what the formula says."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
 from both_ways import Sides, batch_of, documents_of, kept_bytes, relative_difference, sides
-from torch import Tensor
+from torch import Tensor, nn
 
 import tiny_models as tiny
 from lorica.lean import HalfLeanLayer, LayerShape, LeanLayer, Policy, find_body, saved_bytes
 from lorica.lean.chunks import in_chunks
 from lorica.lean.half import lean_half
-from lorica.lean.own import OwnHalf
 from lorica.lean.probe import Probe
 from lorica.lora import attach
 
@@ -65,22 +65,50 @@ def test_which_half_is_lean_and_why() -> None:
         return sides(make).body.description
 
     assert description(tiny.mixtral) == (
-        "2/2 layers lean in half; layer 0, 1: mlp is the model's own: its linear layers share inputs as none; expected "
-        "2, 1 (or fused)"
+        "2/2 layers lean in half; layer 0, 1: mlp stays the model's own: its linear layers share inputs as none; "
+        "expected 2, 1 (or fused)"
     )
-    assert description(tiny.lfm2).startswith("1/2 layers lean, 1 in half; layer 0: conv is the model's own: its ")
+    assert description(tiny.lfm2).startswith("1/2 layers lean, 1 in half; layer 0: conv stays the model's own: its ")
     found = description(tiny.qwen3_5)
-    assert found.startswith("2/2 layers lean in half; layer 0: linear_attn is the model's own: its linear layers share")
-    assert "; layer 1: self_attn is the model's own: attention projects to 64, 16, 16 and reads 32" in found
-    assert "mlp is the model's own: its activation mlp.act_fn is none of silu, gelu" in description(
+    assert found.startswith(
+        "2/2 layers lean in half; layer 0: linear_attn stays the model's own: its linear layers share"
+    )
+    assert "; layer 1: self_attn stays the model's own: attention projects to 64, 16, 16 and reads 32" in found
+    assert "mlp stays the model's own: its activation mlp.act_fn is none of silu, gelu" in description(
         lambda: tiny.llama(hidden_act="tanh")
     )
+
+
+class WithShared(nn.Module):
+    """A decoder layer with a second MLP beside the first (Granite's shared experts)."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.self_attn, self.mlp, self.shared = layer.self_attn, layer.mlp, copy.deepcopy(layer.mlp)
+        self.before_attention, self.before_mlp = layer.input_layernorm, layer.post_attention_layernorm
+
+    def forward(self, x: Tensor, **given: Any) -> Tensor:
+        x = x + self.self_attn(hidden_states=self.before_attention(x), **given)[0]
+        read = self.before_mlp(x)
+        return x + (self.mlp(read) + self.shared(read))
+
+
+def test_a_half_may_be_the_sum_of_several_modules() -> None:
+    def make() -> Any:
+        model = tiny.llama()
+        model.model.layers[1] = WithShared(model.model.layers[1])
+        return model
+
+    both = sides(make)
+    reason = "layer 1: mlp and shared stay the model's own: they are added up"
+    assert both.body.description == f"1/2 layers lean, 1 in half; {reason}"
+    same_as_autograd(both, batch_of())
 
 
 def test_experts_in_some_layers_only() -> None:
     both = sides(lambda: tiny.qwen3_moe(num_hidden_layers=3, mlp_only_layers=[0]))
     assert [type(layer) for layer in both.body.layers] == [LeanLayer, HalfLeanLayer, HalfLeanLayer]
-    assert both.body.description.startswith("1/3 layers lean, 2 in half; layer 1, 2: mlp is the model's own")
+    assert both.body.description.startswith("1/3 layers lean, 2 in half; layer 1, 2: mlp stays the model's own")
     same_as_autograd(both, batch_of())
 
 
@@ -97,7 +125,8 @@ def test_adapters_on_experts_only_or_not_at_all(target: str) -> None:
 def test_a_half_trained_whole_is_the_models_own() -> None:
     both = sides(target_modules=["q_proj", "down_proj"], modules_to_save=["1.mlp"])
     assert (
-        both.body.description == "1/2 layers lean, 1 in half; layer 1: mlp is the model's own: its mlp is trained whole"
+        both.body.description
+        == "1/2 layers lean, 1 in half; layer 1: mlp stays the model's own: its mlp is trained whole"
     )
     same_as_autograd(both, batch_of())
     both.keep(Policy("input"))
@@ -168,7 +197,7 @@ def test_the_lean_half_keeps_what_the_formula_says(
     pack = Probe(both.model).pack
     layer, tokens = both.body.layers[0], sum(pack.documents.lengths())
     assert isinstance(layer, HalfLeanLayer)
-    [half] = [in_chunks(half, policy.mlp_tokens) for half in layer.halves if not isinstance(half, OwnHalf)]
+    half = in_chunks(layer.lean, policy.mlp_tokens)
     x = torch.randn(tokens, 24, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     on_host = tokens * 24 * dtype.itemsize if policy.offload else 0
     kept = kept_bytes(both.model, lambda: lean_half(half, x, pack, policy))

@@ -110,7 +110,8 @@ def test_a_layer_that_computes_something_else_stays_as_it_is() -> None:
     model.model.layers[1].mlp = Doubled(model.model.layers[1].mlp)
     adapter = tiny.randomise(attach(model, r=3)).eval()
     body = find_body(model)
-    assert body.description.startswith("1/2 layers lean, 1 in half; layer 1: mlp is the model's own")
+    reason = "layer 1: mlp stays the model's own: its output differs by"
+    assert body.description.startswith(f"1/2 layers lean, 1 in half; {reason}")
     del adapter
 
 

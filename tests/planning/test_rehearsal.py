@@ -7,6 +7,8 @@ import torch
 from counted import config_of, counted, documents, rehearsed, run_config
 
 from lorica.lean import Policy
+from lorica.planning.model import PlannedModel
+from lorica.planning.rehearsal import Rehearsal
 
 ALL, ATTENTION, INPUT, CHUNKS = Policy(), Policy("attention"), Policy("input"), Policy("input", mlp_tokens=16)
 LADDER = (ALL, ATTENTION, INPUT, CHUNKS)
@@ -86,6 +88,17 @@ SLOW = [
 def test_many_configurations(name: str, run: dict[str, Any], policies: list[Policy], options: dict[str, Any]) -> None:
     assert len(SLOW) >= 40
     assert abs(difference(name, run_config(**run), policies, **options)) < 0.01
+
+
+def test_the_engine_is_told_of_the_whole_model() -> None:
+    def engine(name: str, layers: int, **fields: Any) -> str:
+        model = PlannedModel("model", config_of(name, layers, **fields), FP32)
+        return Rehearsal.of(model, run_config(), FP32, torch.device("cpu")).engine
+
+    assert engine("llama", 5) == "5/5 layers lean"
+    assert engine("mixtral", 5) == "5/5 layers lean in half"
+    assert engine("qwen3_moe", 6, mlp_only_layers=[0, 1]) == "2/6 layers lean, 4 in half"
+    assert engine("gpt2", 2) == "the model's own layers, loss in chunks"
 
 
 WIDE = {"hidden_size": 256, "intermediate_size": 512, "vocab_size": 300, "head_dim": 64}

@@ -16,7 +16,7 @@ SAID = {
     "llama": (tiny.llama, "2/2 layers lean"),
     "granite": (tiny.granite, "2/2 layers lean"),
     "gemma2": (tiny.gemma2, "2/2 layers lean"),
-    "mixtral": (tiny.mixtral, "2/2 layers lean in half; layer 0, 1: mlp is the model's own"),
+    "mixtral": (tiny.mixtral, "2/2 layers lean in half; layer 0, 1: mlp stays the model's own"),
     "gpt2": (tiny.gpt2, "the model's own layers, loss in chunks (not lean: the first layer's input is not the emb"),
 }
 

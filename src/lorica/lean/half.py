@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.lean.pack import Pack
-from lorica.lean.policy import Keep, Policy, from_kept, to_keep
+from lorica.lean.policy import KEEP_ALL, Keep, Policy, from_kept, to_keep
 
 
 class Half(Protocol):
@@ -30,7 +30,7 @@ class Half(Protocol):
         """Gradients of `x`, if needed, and of the parameters. May use up what was kept."""
 
 
-def lean_half(half: Half, x: Tensor, pack: Pack, policy: Policy) -> Tensor:
+def lean_half(half: Half, x: Tensor, pack: Pack, policy: Policy = KEEP_ALL) -> Tensor:
     """Hidden states (rows, hidden) to hidden states. Differentiable once."""
     parameters = half.parameters()
     if torch.is_grad_enabled() and (x.requires_grad or parameters):

@@ -34,7 +34,7 @@ class OwnModule:
         """From (lanes, tokens, hidden)."""
         assert pack.inputs is not None
         args, kwargs = self.arguments(hidden, pack.inputs)
-        return first(self.module(*args, **kwargs)).view(hidden.shape)
+        return first(self.module(*args, **kwargs)).reshape(hidden.shape)
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,13 @@ class OwnHalf:
 
 @dataclass
 class HalfLeanLayer:
-    """One half is lean. `module` is the model's own layer, and `reason` says which half stays its own and why."""
+    """`lean` in the `place`, 0 or 1, of one of the two halves that are the model's own. `module` is its layer, and
+    `reason` says which half is in use and why."""
 
     module: nn.Module
-    halves: tuple[Half | OwnHalf, Half | OwnHalf]
+    own: tuple[OwnHalf, OwnHalf]
+    lean: Half
+    place: int
     reason: str
     policy: Policy = KEEP_ALL
 
@@ -73,16 +76,14 @@ class HalfLeanLayer:
     def forward(self, x: Tensor, pack: Pack) -> Tensor:
         """Under a policy that keeps the layer's input alone, it is from there that all is kept while it is needed."""
         policy = KEEP_ALL if self.policy.keep == "input" else self.policy
-        for half in self.halves:
-            if isinstance(half, OwnHalf):
-                x = half(x, pack)
-            else:
-                x = lean_half(in_chunks(half, self.policy.mlp_tokens), x, pack, policy)
-        return x
+        lean = in_chunks(self.lean, self.policy.mlp_tokens)
+        if self.place == 0:
+            return self.own[1](lean_half(lean, x, pack, policy), pack)
+        return lean_half(lean, self.own[0](x, pack), pack, policy)
 
     @property
     def masked(self) -> bool:
-        return any(module.masked for half in self.halves if isinstance(half, OwnHalf) for module in half.modules)
+        return any(module.masked for module in self.own[1 - self.place].modules)
 
 
 @dataclass

@@ -70,10 +70,13 @@ class Probe:
         x = self.calls[0].input
         rows = next((call.output for call in calls if call.module is self.embedding), None)
         if isinstance(rows, Tensor):
-            for number in (1.0, *(value for value in vars(self.decoder).values() if isinstance(value, float))):
-                known = torch.equal(rows * number, x) if self.verify else same(rows, x) == (number == 1.0)
-                if known:
-                    return number
+            numbers = [value for value in vars(self.decoder).values() if isinstance(value, float)]
+            if self.verify:
+                numbers = [number for number in (1.0, *numbers) if torch.equal(rows * number, x)]
+            elif same(rows, x):
+                numbers = [1.0]
+            if numbers:
+                return numbers[0]
         raise NotLeanError("the first layer's input is not the embedding of the tokens")
 
     def _find_final(self, calls: list[Call]) -> nn.Module:
@@ -108,13 +111,15 @@ class Probe:
         return next((number for number in given if number is not None), None)
 
     def own(self, call: Call, layer: int) -> OwnModule:
-        """What the model calls in a layer, for other tokens."""
-        given = [*call.args, *call.kwargs.values()]
+        """What the model calls in a layer, for other tokens. Raises NotLeanError."""
+        given, arguments = [*call.args, *call.kwargs.values()], self.arguments(call, layer)
+        assert self.pack.inputs is not None
+        arguments(call.input, self.pack.inputs)
         masked = any(isinstance(value, Tensor) and value.dim() == 4 for value in given)
-        return OwnModule(call.module, self.arguments(call, layer), masked)
+        return OwnModule(call.module, arguments, masked)
 
     def arguments(self, call: Call, layer: int | None = None) -> Arguments:
-        """What a module is called with, for other tokens. Raises NotLeanError."""
+        """What a module is called with, for other tokens; called itself it raises NotLeanError for what is unknown."""
 
         def replaced(name: str, value: Any, hidden: Tensor, inputs: Inputs) -> Any:
             table = self._number(value)
@@ -166,7 +171,12 @@ class Probe:
 
 
 def mask_of(masks: Any, config: Any, layer: int) -> Any:
-    return masks[config.layer_types[layer]] if isinstance(masks, dict) else masks
+    if not isinstance(masks, dict):
+        return masks
+    kind = config.layer_types[layer]
+    if kind not in masks:
+        raise NotLeanError(f"layers of {kind} are given masks of several kinds")
+    return masks[kind]
 
 
 def _gives_table(call: Call) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lorica.lean.attention import Attention, Rotary
+from lorica.lean.half import lean_half
 from lorica.lean.layer import LeanLayer
 from lorica.lean.mlp import Mlp
 from lorica.lean.own import HalfLeanLayer, OwnHalf, OwnModule
@@ -46,7 +47,8 @@ class Trial:
     own: Callable[[Call], OwnModule]
 
     def original(self, x: Tensor) -> Tensor:
-        return first(self.layer(x, **self.kwargs))
+        """Of rows (rows, hidden), as everywhere here."""
+        return first(self.layer(x.view(self.x.shape), **self.kwargs)).flatten(0, 1)
 
     @property
     def multiplier(self) -> float:
@@ -57,9 +59,9 @@ def lean_layer(trial: Trial, verify: bool = True) -> LeanLayer | HalfLeanLayer:
     """The leanest layer that gives the original's own output and gradients; without `verify`, the likeliest. Raises
     NotLeanError."""
     with torch.no_grad(), recorded(parts_of(trial.layer)) as calls:
-        trial.original(trial.x)
-    reasons = []
-    for candidate in candidates(trial, find_halves(trial.layer, trial.x, calls)):
+        trial.original(trial.x.flatten(0, 1))
+    reasons: list[str] = []
+    for candidate in candidates(trial, find_halves(trial.layer, trial.x, calls), reasons):
         if not verify:
             return candidate
         try:
@@ -71,32 +73,28 @@ def lean_layer(trial: Trial, verify: bool = True) -> LeanLayer | HalfLeanLayer:
     raise NotLeanError(reasons[0])
 
 
-def candidates(trial: Trial, halves: list[HalfParts]) -> Iterator[LeanLayer | HalfLeanLayer]:
-    """Every layer that these halves can make, both lean before one alone, and each time the likeliest first. Raises
-    NotLeanError for halves neither of which can be."""
-    first_half, second_half = halves
-    attentions, why_attention = found(lambda: attention_candidates(trial, find_attention(first_half)))
-    mlps, why_mlp = found(lambda: mlp_candidates(trial, find_mlp(second_half)))
+def candidates(trial: Trial, halves: list[HalfParts], reasons: Sequence[str]) -> Iterator[LeanLayer | HalfLeanLayer]:
+    """Every layer that these halves can make, both lean before one alone, and each time the likeliest first; `reasons`
+    tell why those before were refused. Raises NotLeanError for halves neither of which can be."""
+    attentions, why_attention = found(lambda: attention_candidates(trial, find_attention(halves[0])))
+    mlps, why_mlp = found(lambda: mlp_candidates(trial, find_mlp(halves[1])))
     if not attentions and not mlps:
         raise NotLeanError(f"{why_attention}; {why_mlp}")
-    for attention in attentions:
-        for mlp in mlps:
-            yield LeanLayer(attention, mlp)
+    yield from (LeanLayer(attention, mlp) for attention in attentions for mlp in mlps)
+    own = own_half(trial, halves[0]), own_half(trial, halves[1])
     for mlp in mlps:
-        reason = f"{first_half.names} is the model's own: {why_attention}"
-        yield HalfLeanLayer(trial.layer, (own_half(trial, first_half), mlp), reason)
+        yield HalfLeanLayer(trial.layer, own, mlp, 1, halves[0].stays(why_attention or reasons[0]))
     for attention in attentions:
-        reason = f"{second_half.names} is the model's own: {why_mlp}"
-        yield HalfLeanLayer(trial.layer, (attention, own_half(trial, second_half)), reason)
+        yield HalfLeanLayer(trial.layer, own, attention, 0, halves[1].stays(why_mlp or reasons[0]))
 
 
 T = TypeVar("T")
 
 
 def found(make: Callable[[], Iterable[T]]) -> tuple[list[T], str]:
-    """Candidates for a half, or none; and why it is not lean if none of them is it."""
+    """Candidates for a half, or none and why."""
     try:
-        return list(make()), "it computes something else than it seems to"
+        return list(make()), ""
     except NotLeanError as error:
         return [], str(error)
 
@@ -156,25 +154,36 @@ def rotaries(trial: Trial, attention: nn.Module) -> list[Rotary | None]:
     return kinds if constant(attention, "use_rope", True) else [None, *kinds]
 
 
-def check(trial: Trial, lean: LeanLayer | HalfLeanLayer) -> None:
-    """Raises NotLeanError if the output or any gradient differs from the original layer's."""
+def check(trial: Trial, layer: LeanLayer | HalfLeanLayer) -> None:
+    """Raises NotLeanError if an output or a gradient differs from the model's own. A half that is lean is held against
+    the model's own half: what follows may magnify rounding, as where it sends a token to another expert."""
+    x, pack = trial.x.flatten(0, 1), trial.pack
+    if isinstance(layer, LeanLayer):
+        compare(trial, lambda x: layer(x, pack), trial.original, x)
+        return
+    before, after = layer.own
+    compare(trial, lambda x: after(before(x, pack), pack), trial.original, x)
     with torch.no_grad():
-        y = lean(trial.x.flatten(0, 1), trial.pack)
-        error = difference(y, trial.original(trial.x).flatten(0, 1))
-    if not error < TOLERANCE[trial.x.dtype]:
-        raise NotLeanError(f"its output differs by {error:.1e} from every known kind of layer's")
-    generator = torch.Generator().manual_seed(0)
-    dy = torch.randn(trial.x.shape, generator=generator).to(trial.x)
+        x = x if layer.place == 0 else before(x, pack)
+    compare(trial, lambda x: lean_half(layer.lean, x, pack), lambda x: layer.own[layer.place](x, pack), x)
+
+
+def compare(trial: Trial, lean: Callable[[Tensor], Tensor], own: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Of rows `x`. Raises NotLeanError."""
+    with torch.no_grad():
+        error = difference(lean(x), own(x))
+    if not error < TOLERANCE[x.dtype]:
+        raise NotLeanError(f"its output differs by {error:.1e} from the model's own")
+    dy = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x)
     parameters = [parameter for parameter in trial.layer.parameters() if parameter.requires_grad]
     with torch.enable_grad():
-        x = trial.x.detach().requires_grad_()
-        expected = torch.autograd.grad(trial.original(x), [x, *parameters], dy, allow_unused=True)
-        found = torch.autograd.grad(
-            lean(x.flatten(0, 1), trial.pack), [x, *parameters], dy.flatten(0, 1), allow_unused=True
+        x = x.detach().requires_grad_()
+        found, expected = (
+            torch.autograd.grad(compute(x), [x, *parameters], dy, allow_unused=True) for compute in (lean, own)
         )
     for f, e in zip(found, expected, strict=True):
         error = 0.0 if f is None and e is None else float("inf") if f is None or e is None else difference(f, e)
-        if not error < TOLERANCE[trial.x.dtype]:
+        if not error < TOLERANCE[x.dtype]:
             raise NotLeanError(f"a gradient of it differs by {error:.1e} from autograd's")
 
 

@@ -43,6 +43,10 @@ class HalfParts:
     def names(self) -> str:
         return " and ".join(call.name for call in self.modules)
 
+    def stays(self, why: str) -> str:
+        """What is said of a half that is not lean."""
+        return f"{self.names} {'stays' if len(self.modules) == 1 else 'stay'} the model's own: {why}"
+
 
 @dataclass(frozen=True)
 class AttentionParts:
@@ -113,7 +117,7 @@ def find_mlp(half: HalfParts) -> MlpParts:
 def known_norms(half: HalfParts) -> tuple[Norm | None, Norm | None]:
     """Those around a half that is one module, all of it frozen."""
     if len(half.modules) > 1:
-        raise NotLeanError(f"{half.names} are added up")
+        raise NotLeanError("they are added up")
     for call in (*half.modules, half.pre, half.post):
         if call is not None:
             check_frozen(f"{call.name}", call.module)
