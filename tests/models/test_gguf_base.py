@@ -254,6 +254,28 @@ def test_what_ends_generation(tmp_path: Path) -> None:
     assert base.tokenizer("sane", add_special_tokens=True)["input_ids"][0] == 1
 
 
+@pytest.mark.parametrize("none", [-1, (1 << 32) - 1])
+def test_a_special_token_that_the_file_says_it_has_not(tmp_path: Path, none: int) -> None:
+    path = convert(tiny.llama(), tmp_path / "a.gguf")
+    reader, other = gguf.GGUFReader(path), tmp_path / "b.gguf"
+    writer = gguf.GGUFWriter(other, "llama")
+    for key, field in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            writer.add_key_value(key, field.contents(), field.types[0], ([*field.types, None])[1])
+    (writer.add_int32 if none < 0 else writer.add_uint32)("tokenizer.ggml.padding_token_id", none)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    base = load(other, device="cpu")
+    assert base.tokenizer.pad_token_id is None and base.model.config.pad_token_id is None
+    assert base.model.generation_config.pad_token_id is None
+    assert torch.equal(
+        tiny.logits(base.model, tiny.tokens()), tiny.logits(load(path, device="cpu").model, tiny.tokens())
+    )
+
+
 def test_an_adapter_knows_its_file(tmp_path: Path) -> None:
     path = convert(tiny.llama(**WIDE), tmp_path / "a.gguf", type="Q8_0")
     base = load(path, device="cpu", dtype="fp32")

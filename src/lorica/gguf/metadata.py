@@ -33,6 +33,11 @@ class Metadata(Mapping[str, Value]):
     def integer(self, key: str, default: int | None = None) -> int:
         return self._read(key, "a whole number", default, INTEGERS)
 
+    def token_id(self, name: str) -> int | None:
+        """The id of a special token, by GGUF's name for it. None where the file has none, which some say with -1."""
+        id = self.integer(f"tokenizer.ggml.{name}_token_id", -1)
+        return None if id in (-1, (1 << 32) - 1) else id
+
     def number(self, key: str, default: float | None = None) -> float:
         found: float = self._read(key, "a number", default, (*FLOATS, *INTEGERS))
         if not math.isfinite(found):

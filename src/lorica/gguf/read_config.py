@@ -135,8 +135,7 @@ def _factors(metadata: Metadata, key: str, info: TensorInfo, tensor: Callable[[s
 
 
 def _token_ids(metadata: Metadata) -> dict[str, int | None]:
-    keys = {f"{ours}_token_id": f"tokenizer.ggml.{SPECIAL[ours]}_token_id" for ours in ("bos", "eos", "pad")}
-    return {field: metadata.integer(key) if key in metadata else None for field, key in keys.items()}
+    return {f"{ours}_token_id": metadata.token_id(SPECIAL[ours]) for ours in ("bos", "eos", "pad")}
 
 
 def _scales(metadata: Metadata, found: Architecture, head_size: int) -> dict[str, float | None]:

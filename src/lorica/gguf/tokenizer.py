@@ -78,8 +78,7 @@ def read_tokenizer(metadata: Metadata) -> Any:
 
 def stop_ids(metadata: Metadata) -> list[int]:
     """Where llama.cpp ends generation: at the ends the file names, and at tokens with the name of one."""
-    keys = [f"tokenizer.ggml.{end}_token_id" for end in ("eos", "eot", "eom")]
-    named = {metadata.integer(key) for key in keys if key in metadata}
+    named = {id for end in ("eos", "eot", "eom") if (id := metadata.token_id(end)) is not None}
     if "tokenizer.ggml.tokens" not in metadata:
         return sorted(named)
     vocabulary = _vocabulary(metadata)
@@ -119,9 +118,10 @@ def _added(vocabulary: Vocabulary) -> list[AddedToken]:
 
 def _special(metadata: Metadata, name: str, vocabulary: Vocabulary, defaults: dict[str, int]) -> int | None:
     key = f"tokenizer.ggml.{name}_token_id"
-    if key not in metadata and name not in defaults:
+    named = metadata.token_id(name)
+    id = defaults.get(name) if named is None else named
+    if id is None:
         return None
-    id = metadata.integer(key, defaults.get(name))
     if not 0 <= id < len(vocabulary.tokens):
         raise ValueError(f"{metadata.source}: {key} is {id:,}, and there are {len(vocabulary.tokens):,} tokens.")
     return id

@@ -143,6 +143,5 @@ def gguf_tokenizer(file: GgufModel, folder: str | None) -> Any:
 
 def generation_config(file: GgufModel) -> GenerationConfig:
     """Where llama.cpp ends generation, and how it pads and begins."""
-    keys = {f"{ours}_token_id": f"tokenizer.ggml.{SPECIAL[ours]}_token_id" for ours in ("bos", "pad")}
-    ids = {name: id for name, key in keys.items() if (id := file.metadata.integer(key, -1)) >= 0}
+    ids = {f"{ours}_token_id": file.metadata.token_id(SPECIAL[ours]) for ours in ("bos", "pad")}
     return GenerationConfig(eos_token_id=stop_ids(file.metadata) or None, **ids)
