@@ -149,7 +149,7 @@ def test_the_cache_is_shown_and_cleared(cli: Cli, tiny_base: Path, rows: Path, t
     held = cli("data", "cache", folder, "--json").json
     assert held["files"] == 1 and held["bytes"] > 1000
     assert cli("data", "cache", folder, "--clear", "--json").json["freed_bytes"] == held["bytes"]
-    assert "0 bytes in 0 files" in cli("data", "cache", folder).out
+    assert "0 B in 0 files" in cli("data", "cache", folder).out
     cli("data", "check", "--model", tiny_base, "--data", rows, "system.cache=none")
     assert list(folder.iterdir()) == []
 

@@ -102,6 +102,7 @@ def cache(
     from lorica.cli.terminal import print_json
     from lorica.data.cache import cache_files, default_folder, size_of
     from lorica.data.cache import clear as empty
+    from lorica.units import shown_bytes
 
     folder = folder or default_folder()
     freed = empty(folder) if clear else 0
@@ -110,9 +111,9 @@ def cache(
     if as_json:
         print_json({"folder": str(folder), "files": len(files), "bytes": held, "freed_bytes": freed})
     elif clear:
-        typer.echo(f"{folder}: {freed:,} bytes freed")
+        typer.echo(f"{folder}: {shown_bytes(freed)} freed")
     else:
-        typer.echo(f"{folder}: {held:,} bytes in {len(files)} file{'s' * (len(files) != 1)}")
+        typer.echo(f"{folder}: {shown_bytes(held)} in {len(files)} file{'s' * (len(files) != 1)}")
 
 
 def _resolved(arguments: list[str] | None, model: str | None, data: list[str] | None) -> Any:

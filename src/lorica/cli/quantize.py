@@ -33,6 +33,7 @@ def quantize_command(
     from lorica.cli.terminal import TerminalWatcher, print_json, quiet_libraries
     from lorica.exporting.quantise import quantise
     from lorica.training.interrupt import termination_raised
+    from lorica.units import shown_bytes
 
     quiet_libraries()
     with termination_raised(), TerminalWatcher() as watcher:
@@ -50,7 +51,9 @@ def quantize_command(
         print_json(result.to_dict())
         return
     console = Console()
-    console.print(f"{result.path}: {result.bytes:,} bytes, {result.bits_per_weight:.2f} bits a weight", markup=False)
+    console.print(
+        f"{result.path}: {shown_bytes(result.bytes)}, {result.bits_per_weight:.2f} bits a weight", markup=False
+    )
     console.print(_table(result))
     for note in result.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
@@ -66,10 +69,12 @@ def quantize_command(
 def _table(result: "QuantiseResult") -> "Table":
     from rich.table import Table
 
+    from lorica.units import shown_bytes
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("type", "tensors", "bytes", "relative error"):
+    for heading in ("type", "tensors", "size", "relative error"):
         table.add_column(heading, justify="left" if heading == "type" else "right")
     for kind, packed in result.types.items():
         error = "copied" if packed.relative_error is None else f"{packed.relative_error:.4f}"
-        table.add_row(kind, f"{packed.tensors:,}", f"{packed.bytes:,}", error)
+        table.add_row(kind, f"{packed.tensors:,}", shown_bytes(packed.bytes), error)
     return table

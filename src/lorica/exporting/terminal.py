@@ -6,6 +6,7 @@ from rich.text import Text
 
 from lorica.exporting.proof import Proof
 from lorica.exporting.proven import ExportResult
+from lorica.exporting.survival import Survival
 
 WORST = 5
 
@@ -21,7 +22,7 @@ def print_export(result: ExportResult, console: Console) -> None:
     console.print(_numbers(result.proof))
     lost = sorted(result.proof.weights, key=lambda weight: weight.survival)[:WORST]
     if lost and lost[0].survival < 0.99:
-        console.print(_weights(result.proof))
+        console.print(_weights(lost))
     for note in result.proof.notes:
         console.print(Text(f"Note: {note}", style="yellow"))
     for reason in result.proof.reasons:
@@ -53,12 +54,12 @@ def _numbers(proof: Proof) -> Table:
     return table
 
 
-def _weights(proof: Proof) -> Table:
+def _weights(lost: list[Survival]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("weights that lost most", overflow="fold")
     for heading in ("type", "delta / weight", "surviving", "rounding / delta"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for weight in sorted(proof.weights, key=lambda weight: weight.survival)[:WORST]:
+    for weight in lost:
         shares = f"{weight.relative_delta:.2%}", f"{weight.survival:.1%}", f"{weight.noise:.2g}"
         table.add_row(weight.name, weight.type, *shares)
     return table
