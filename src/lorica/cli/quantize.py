@@ -51,9 +51,8 @@ def quantize_command(
         print_json(result.to_dict())
         return
     console = Console()
-    console.print(
-        f"{result.path}: {shown_bytes(result.bytes)}, {result.bits_per_weight:.2f} bits a weight", markup=False
-    )
+    size = f"{shown_bytes(result.bytes)}, {result.bits_per_weight:.2f} bits a weight"
+    console.print(f"{result.path}: {size}", markup=False, soft_wrap=True)
     console.print(_table(result))
     for note in result.notes:
         console.print(f"Note: {note}", style="yellow", markup=False)
