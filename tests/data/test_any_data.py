@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from lorica.config.data_section import SourceConfig
@@ -63,6 +63,7 @@ FIELDS = [*sorted({field for format in FORMATS.values() for field in format.fiel
     train_on=st.sampled_from(["assistant", "all", "last"]),
     reasoning=st.sampled_from(["train", "keep", "drop"]),
 )
+@example([{"prompt": 1, "chosen": 2, "rejected": 3}], "preference", "last", "train")
 def test_any_rows(rows: list[dict[str, Any]], format: str, train_on: str, reasoning: str) -> None:
     findings = Findings()
     given = [Row(f"rows:{number}", values) for number, values in enumerate(rows)]

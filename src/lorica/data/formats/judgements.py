@@ -66,7 +66,7 @@ def _whole(answer: Any) -> bool:
 
 def _without(prompt: Any, answer: Any) -> Any:
     """An answer less the prompt that it begins with."""
-    if type(prompt) is type(answer) and answer[: len(prompt)] == prompt:
+    if isinstance(answer, str | list) and type(prompt) is type(answer) and answer[: len(prompt)] == prompt:
         return answer[len(prompt) :]
     return answer
 
