@@ -97,6 +97,13 @@ def test_prompt_from_stdin(cli: Cli, text_run: Path, tiny_base: Path) -> None:
     assert outcome.json["token_ids"] == greedy(tiny_base, "日本 two\nlines", text_run / "adapter", 5)[0]
 
 
+def test_prompt_from_a_closed_stdin(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python starts where file descriptor 0 is closed (`<&-`)."""
+    monkeypatch.setattr("sys.stdin", None)
+    outcome = cli("generate", "no-run", "--prompt", "-")
+    assert outcome.code == 1 and "stdin, which is closed." in outcome.err
+
+
 def test_sampling_follows_the_seed(cli: Cli, text_run: Path) -> None:
     def sampled(seed: int) -> list[int]:
         options = ["--temperature", 2.0, "--seed", seed, "--json", "--max-new-tokens", 10]

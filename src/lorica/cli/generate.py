@@ -26,7 +26,7 @@ def generate(
     from lorica.run.reopen import open_for_answers
 
     quiet_libraries()
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _from_stdin() if prompt == "-" else prompt
     opened = open_for_answers(path, allow_other_base=allow_other_base, base_only=base, adapter=adapter)
     messages = [{"role": "user", "content": text}]
     prompt_given = text if raw or not opened.conversational else messages
@@ -36,6 +36,12 @@ def generate(
         print_json({"prompt": given.prompt, "completion": given.completion, "token_ids": given.token_ids})
     else:
         typer.echo()
+
+
+def _from_stdin() -> str:
+    if sys.stdin is None:
+        raise ValueError("--prompt - reads the prompt from stdin, which is closed. Give the text, or pipe it in.")
+    return sys.stdin.read()
 
 
 def _write(piece: str) -> None:
