@@ -93,6 +93,15 @@ def seven_threads() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("seven_threads")
+def test_gradients_are_contiguous_where_keys_were_copied() -> None:
+    """One document, whose gradients nothing joins with others'."""
+    q, k, v, dout = draw([5], 6, 2, 8)
+    documents = Documents.of([5], "cpu")
+    found = attention_backward(dout, q, k, v, *attention(q, k, v, documents, 0.3), documents, 0.3)
+    assert all(gradient.is_contiguous() for gradient in found)
+
+
+@pytest.mark.usefixtures("seven_threads")
 def test_shared_keys_are_copied_where_that_keeps_more_threads_busy() -> None:
     """Of the runs some leave seven threads without work and get copies of the keys, the others do not."""
     lengths = [5] * 7 + [90, 2, 2]

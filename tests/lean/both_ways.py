@@ -107,3 +107,13 @@ def relative_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> fl
     """The largest difference of any tensor, relative to that tensor's own norm."""
     assert left.keys() == right.keys() and left
     return max(float((left[k].double() - right[k].double()).norm() / right[k].double().norm()) for k in right)
+
+
+def adapter_gradients(adapter: Adapter, *hidden: Tensor) -> list[dict[str, Tensor]]:
+    """Of every trained parameter, from one random gradient of each of the `hidden` states."""
+    weights = torch.randn(hidden[0].shape, generator=torch.Generator().manual_seed(0))
+    named = adapter.named_parameters()
+    return [
+        dict(zip(named, torch.autograd.grad((side * weights).sum(), list(named.values())), strict=True))
+        for side in hidden
+    ]

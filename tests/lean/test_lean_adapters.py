@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from both_ways import LENGTHS, Sides, batch_of, documents_of, relative_difference, sides
+from both_ways import LENGTHS, Sides, adapter_gradients, batch_of, documents_of, relative_difference, sides
 
 import tiny_models as tiny
 from allocations import Watching
@@ -72,13 +72,7 @@ def test_lanes(fields: dict[str, Any]) -> None:
     found = body.hidden(ids, positions, documents, keys=adapter.token_keys.keys).view(lanes, length, -1)
     expected = model.model(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
-    named = adapter.named_parameters()
-    gradients = [
-        dict(zip(named, torch.autograd.grad((side * weights).sum(), list(named.values())), strict=True))
-        for side in (found, expected)
-    ]
-    assert relative_difference(*gradients) < 1e-5
+    assert relative_difference(*adapter_gradients(adapter, found, expected)) < 1e-5
 
 
 def test_adapter_off_is_the_base_bitwise() -> None:

@@ -41,7 +41,8 @@ def flash_on_cpu_backward(dout: Tensor, saved: Saved, how: Scoring) -> Gradients
         )
         for parts, found in zip(gradients, (dq, _added(dk, share), _added(dv, share)), strict=True):
             parts.append(_end_to_end(found))
-    dq, dk, dv = (cast(_joined(parts, 0), q.dtype) for parts in gradients)
+    # The sum over copies of a head lies head by head.
+    dq, dk, dv = (cast(_joined(parts, 0), q.dtype).contiguous() for parts in gradients)
     return dq, dk, dv
 
 

@@ -42,19 +42,21 @@ class Subject:
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Inside, no dropout and no recomputation (which would also drop the key-value cache of generation)."""
-        layers = [module for module in self.model.modules() if getattr(module, "gradient_checkpointing", False)]
-        self._set_training(False, layers)
+        self._set_training(False)
         try:
             yield
         finally:
-            self._set_training(True, layers)
+            self._set_training(True)
 
-    def _set_training(self, mode: bool, layers: list[nn.Module]) -> None:
+    def _set_training(self, mode: bool) -> None:
         if self.adapter is not None:
             self.adapter.train(mode)
             self.adapter.token_keys.keys = None
-        for layer in layers:  # transformers recomputes a layer that is in training mode itself; its parts are not
-            layer.training = mode
+        for module in self.model.modules():
+            if getattr(module, "gradient_checkpointing", False):
+                module.training = (
+                    mode  # transformers recomputes such a layer in training mode; its parts stay out of it
+                )
 
     def state(self) -> dict[str, Tensor]:
         """Trained tensors by name, and the frozen start pairs of an adapter that has them."""
@@ -96,10 +98,8 @@ def subject_of(
     with subject.evaluating():
         if engine == "auto":
             subject.engine = choose_engine(model, adapter, recompute, verify)
-    if recompute and subject.engine.body is None:
-        recompute_layers(model)
-        with subject.evaluating():
-            pass  # leaves the layers in the mode in which they recompute
+        if recompute and subject.engine.body is None:
+            recompute_layers(model)
     return subject  # in training mode
 
 
