@@ -120,7 +120,7 @@ def known_norms(half: HalfParts) -> tuple[Norm | None, Norm | None]:
         raise NotLeanError("they are added up")
     for call in (*half.modules, half.pre, half.post):
         if call is not None:
-            check_frozen(f"{call.name}", call.module)
+            check_frozen(call.name, call.module)
     return known_norm(half.pre), known_norm(half.post)
 
 
